@@ -1,0 +1,80 @@
+//! The broker as the server sees it: what comes from devices goes to an `Ingest`, what goes to devices leaves by a `Downlink`.
+//!
+//! Invariant: a QoS 1 publish of a device is acknowledged only after `Ingest::take` said `Committed` (or `Refused`, when sending it
+//! again cannot help). Not here: what the bytes mean (`ingest`), who a device is (`acl`), any MQTT library (`embedded`, `external`).
+
+pub mod acl;
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use async_trait::async_trait;
+use serde::Deserialize;
+use wayside_common::{
+    id::DeviceId,
+    topic::{Down, Up},
+    wire::ToDevice,
+};
+
+/// What ingest says of a publish.
+#[derive(Debug)]
+pub enum Taken {
+    /// It is durable; the PUBACK and then the replies follow.
+    Committed(Vec<Reply>),
+    /// Sending it again cannot help: success for the transport, the reason is logged.
+    Refused(String),
+    /// No PUBACK: the device sends it again.
+    Unavailable(String),
+}
+
+/// Published to the device whose publish was taken, after the commit.
+#[derive(Debug)]
+pub struct Reply {
+    pub down: Down,
+    pub packet: ToDevice,
+}
+
+/// Takes what devices publish. Each adapter calls `take` in the order of one device's publishes, never twice at once for one device.
+#[async_trait]
+pub trait Ingest: Send + Sync {
+    async fn take(&self, device: &DeviceId, up: Up, bytes: &[u8]) -> Taken;
+    async fn connected(&self, device: &DeviceId);
+    async fn disconnected(&self, device: &DeviceId);
+}
+
+/// Reaches devices. A device that is offline gets what fits into its session's bounded queue; nothing here is the only copy.
+#[async_trait]
+pub trait Downlink: Send + Sync {
+    /// QoS 1. `bytes` is an encoded `ToDevice`; with `retain` it also waits for a device without a session.
+    async fn send(&self, device: &DeviceId, down: Down, bytes: Vec<u8>, retain: bool) -> anyhow::Result<()>;
+    /// Ends the device's connection and session. A device that may still come back does so at once.
+    async fn kick(&self, device: &DeviceId) -> anyhow::Result<()>;
+}
+
+/// `[broker]` of the server's configuration.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Config {
+    /// The broker runs inside this process.
+    Embedded {
+        /// Without `tls` this must be a loopback address. Port 0: the system chooses.
+        listen: SocketAddr,
+        tls: Option<TlsFiles>,
+    },
+    /// Any MQTT 5 broker, Mosquitto for example.
+    External {
+        /// `mqtt://HOST:PORT` or `mqtts://HOST:PORT`.
+        url: String,
+        /// The server's own client certificate, and the CA of the broker; needed for `mqtts`.
+        tls: Option<TlsFiles>,
+    },
+}
+
+/// PEM files of one end of a mutually authenticated connection.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsFiles {
+    /// The CA that signed the other end.
+    pub ca: PathBuf,
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
