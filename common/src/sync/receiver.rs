@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn any_order_of_batches_gives_the_same_row() {
-        let batches = vec![(0, 3), (3, 4), (4, 9), (9, 12), (12, 20)];
+        let batches = [(0, 3), (3, 4), (4, 9), (9, 12), (12, 20)];
         let mut orders = vec![vec![]];
         for _ in 0..batches.len() {
             orders = orders
