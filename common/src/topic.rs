@@ -5,6 +5,7 @@
 use alloc::{
     format,
     string::{String, ToString},
+    vec::Vec,
 };
 use core::{fmt, str::FromStr};
 
@@ -120,6 +121,17 @@ pub fn own_down(fleet: &FleetId, device: &DeviceId) -> String {
     format!("{ROOT}/{fleet}/{device}/dn/#")
 }
 
+/// What the server writes to: every device's `dn` topics, and what is for the whole fleet.
+pub fn all_written(fleet: &FleetId) -> [String; 2] {
+    [format!("{ROOT}/{fleet}/+/dn/#"), format!("{ROOT}/{fleet}/all/#")]
+}
+
+/// What a device may publish to and what it may read, for a broker whose rules know the device by a placeholder (`%u`).
+pub fn device_rules(fleet: &FleetId, placeholder: &str) -> (Vec<String>, [String; 2]) {
+    let publish = Up::ALL.map(|up| format!("{ROOT}/{fleet}/{placeholder}/up/{}", up.as_str()));
+    (publish.to_vec(), [format!("{ROOT}/{fleet}/{placeholder}/dn/#"), format!("{ROOT}/{fleet}/all/#")])
+}
+
 /// May this device publish to this topic? Its own `up` topics, nothing else.
 pub fn may_publish(fleet: &FleetId, device: &DeviceId, topic: &str) -> bool {
     matches!(topic.parse(), Ok(Topic::Up(f, d, _)) if f == *fleet && d == *device)
@@ -154,6 +166,16 @@ mod tests {
         for topic in topics {
             assert_eq!(topic.to_string().parse(), Ok(topic));
         }
+    }
+
+    #[test]
+    fn the_rules_with_a_placeholder_are_those_of_a_device() {
+        let (fleet, device) = names();
+        let (publish, read) = device_rules(&fleet, device.as_str());
+        assert_eq!(publish.len(), Up::ALL.len());
+        assert!(publish.iter().all(|topic| may_publish(&fleet, &device, topic)));
+        assert_eq!(read[0], own_down(&fleet, &device));
+        assert_eq!(read[1], all_written(&fleet)[1]);
     }
 
     #[test]

@@ -4,13 +4,16 @@
 //! again cannot help). Not here: what the bytes mean (`ingest`), who a device is (`acl`), any MQTT library (`embedded`, `external`).
 
 pub mod acl;
+pub mod embedded;
+pub mod external;
+pub mod mosquitto;
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use serde::Deserialize;
 use wayside_common::{
-    id::DeviceId,
+    id::{DeviceId, FleetId},
     topic::{Down, Up},
     wire::ToDevice,
 };
@@ -77,4 +80,43 @@ pub struct TlsFiles {
     pub ca: PathBuf,
     pub cert: PathBuf,
     pub key: PathBuf,
+}
+
+/// A broker that takes part: the embedded one, or the connection to an external one.
+pub enum Broker {
+    Embedded(embedded::Embedded),
+    External(external::External),
+}
+
+/// Starts the broker; from here on `ingest` is called.
+pub async fn start(config: Config, fleet: FleetId, ingest: Arc<dyn Ingest>) -> anyhow::Result<Broker> {
+    match config {
+        Config::Embedded { listen, tls } => Ok(Broker::Embedded(embedded::start(listen, tls, fleet, ingest).await?)),
+        Config::External { url, tls } => Ok(Broker::External(external::start(&url, tls, fleet, ingest).await?)),
+    }
+}
+
+impl Broker {
+    pub fn downlink(&self) -> Arc<dyn Downlink> {
+        match self {
+            Self::Embedded(embedded) => embedded.downlink(),
+            Self::External(external) => external.downlink(),
+        }
+    }
+
+    /// Where devices connect; only the embedded broker knows.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Embedded(embedded) => Some(embedded.address()),
+            Self::External(_) => None,
+        }
+    }
+
+    /// Takes nothing more, and returns when what was being taken is done.
+    pub async fn stop(self) {
+        match self {
+            Self::Embedded(embedded) => embedded.stop().await,
+            Self::External(external) => external.stop().await,
+        }
+    }
 }

@@ -5,7 +5,7 @@
 
 use wayside_common::{
     id::{DeviceId, FleetId},
-    topic,
+    topic::{self, Topic, Up},
 };
 
 /// What the transport knows of the client.
@@ -52,6 +52,14 @@ pub fn identity(fleet: &FleetId, transport: Transport<'_>, client_id: &str) -> R
     }
 }
 
+/// What a publish of this device is, if it may be made: one of its own `up` topics, not retained.
+pub fn publishes(fleet: &FleetId, device: &DeviceId, topic: &str, retain: bool) -> Option<Up> {
+    match topic.parse() {
+        Ok(Topic::Up(f, d, up)) if f == *fleet && d == *device && !retain => Some(up),
+        _ => None,
+    }
+}
+
 /// A will is a publish that comes later: it must be one that the device may make, and not a retained one.
 pub fn check_will(fleet: &FleetId, device: &DeviceId, will_topic: &str, retain: bool) -> Result<(), Stranger> {
     if retain {
@@ -93,6 +101,25 @@ mod tests {
         assert_eq!(identity(&fleet, Transport::Loopback, "cam-1").unwrap().as_str(), "cam-1");
         for bad in ["", "a/b", "#", "all/x", "$SYS"] {
             assert_eq!(identity(&fleet, Transport::Loopback, bad), Err(Stranger::ClientId(bad.into())));
+        }
+    }
+
+    #[test]
+    fn a_publish_is_one_of_the_devices_own_up_topics() {
+        let (fleet, device): (FleetId, DeviceId) = ("plant".parse().unwrap(), "cam-1".parse().unwrap());
+        let own = Topic::Up(fleet.clone(), device.clone(), Up::Batch).to_string();
+        let cases = [
+            (own.clone(), false, Some(Up::Batch)),
+            (own.clone(), true, None),
+            (own.replace("batch", "+"), false, None),
+            (own.replace("batch", "#"), false, None),
+            (own.replace("cam-1", "cam-2"), false, None),
+            (own.replace("plant", "other"), false, None),
+            (own.replace("/up/", "/dn/"), false, None),
+            (format!("{own}/x"), false, None),
+        ];
+        for (topic, retain, expected) in cases {
+            assert_eq!(publishes(&fleet, &device, &topic, retain), expected, "{topic} {retain}");
         }
     }
 

@@ -1,0 +1,209 @@
+//! The embedded broker: rmqtt as a library in this process, and everything about it that is ours to bound.
+//!
+//! Invariant: no device reaches rmqtt but through a listener opened here, and rmqtt's hooks (`hooks`) judge every CONNECT, PUBLISH
+//! and SUBSCRIBE; packet size, in-flight window, queue, sessions and their lifetime have limits. Not here: the judgement
+//! (`acl`), TLS (`front`: rmqtt's own listener cannot refuse TLS 1.2), retained publishes (`retain`).
+
+mod front;
+mod hooks;
+mod retain;
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    num::{NonZeroU16, NonZeroU32},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, bail, ensure};
+use async_trait::async_trait;
+use rmqtt::{
+    codec::v5::PublishProperties,
+    context::ServerContext,
+    net::{Builder, Listener},
+    server::MqttServer,
+    session::SessionState,
+    types::{CodecPublish, From, Id, Publish, QoS},
+    utils::timestamp_millis,
+};
+use tokio::task::JoinHandle;
+use wayside_common::{
+    id::{DeviceId, FleetId},
+    topic::{Down, Topic},
+    wire::MAX_PACKET,
+};
+
+use super::{Downlink, Ingest, TlsFiles};
+use hooks::Gate;
+
+/// Sessions that may exist, connected or not.
+const MAX_SESSIONS: isize = 10_000;
+const MAX_CONNECTIONS: usize = 10_000;
+/// Handshakes that may be under way at once; a fleet that comes back together waits here.
+const MAX_HANDSHAKES: usize = 200;
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Unacknowledged publishes, in each direction and per device.
+const MAX_INFLIGHT: NonZeroU16 = NonZeroU16::new(16).expect("16 is not 0");
+/// Publishes that wait for one device, connected or not; the oldest is dropped first.
+const MAX_QUEUE: usize = 64;
+const MAX_SUBSCRIPTIONS: usize = 8;
+/// A device that stays away longer starts without a session.
+const MAX_SESSION_EXPIRY: Duration = Duration::from_secs(24 * 3600);
+/// What the MQTT header, topic and properties of a publish may need of a packet.
+const HEAD: usize = 512;
+/// How long a stop waits for publishes that are being taken.
+const DRAIN: Duration = Duration::from_secs(5);
+
+pub struct Embedded {
+    address: SocketAddr,
+    context: ServerContext,
+    gate: Arc<Gate>,
+    /// Accepting ends when these are aborted; connections are their own tasks.
+    accepting: Vec<JoinHandle<()>>,
+}
+
+/// Publishes from inside the process; no ACL runs for it.
+#[derive(Clone)]
+struct InProcess {
+    context: ServerContext,
+    fleet: FleetId,
+}
+
+pub async fn start(listen: SocketAddr, tls: Option<TlsFiles>, fleet: FleetId, ingest: Arc<dyn Ingest>) -> anyhow::Result<Embedded> {
+    ensure!(tls.is_some() || listen.ip().is_loopback(), "plain MQTT on {listen}: without TLS only a loopback address can be listened on");
+    // The check for a busy host would refuse devices because of other programs' load.
+    let context =
+        ServerContext::new().node_id(1).busy_check_enable(false).mqtt_max_sessions(MAX_SESSIONS).task_exec_workers(64).build().await;
+    *context.extends.retain_mut().await = Box::new(retain::Bounded::default());
+    let downlink = Arc::new(InProcess { context: context.clone(), fleet: fleet.clone() });
+    let (listener, front) = match tls {
+        None => (limits(Builder::new()).laddr(listen).bind()?.tcp()?, None),
+        Some(files) => {
+            let inner = limits(Builder::new()).laddr((Ipv4Addr::LOCALHOST, 0).into()).bind()?.tcp()?;
+            let front = front::bind(listen, &files, inner.local_addr()?).await?;
+            (inner, Some(front))
+        }
+    };
+    let gate = Arc::new(Gate::new(fleet, ingest, downlink, front.as_ref().map(front::Front::subjects)));
+    hooks::register(&context, &gate).await;
+
+    let mut address = listener.local_addr()?;
+    let mut accepting = vec![accept(context.clone(), listener)];
+    if let Some(front) = front {
+        address = front.address();
+        accepting.push(tokio::spawn(front.run()));
+    }
+    Ok(Embedded { address, context, gate, accepting })
+}
+
+fn accept(context: ServerContext, listener: Listener) -> JoinHandle<()> {
+    let server = MqttServer::new(context).listener_by_id(listener, 1).build();
+    // Not `start()`: that ends the process when it fails.
+    tokio::spawn(async move {
+        if let Err(error) = server.run().await {
+            tracing::error!(%error, "the embedded broker has ended");
+        }
+    })
+}
+
+/// The limits of every listener. Anonymous clients are not allowed so that the authentication hook always runs.
+fn limits(builder: Builder) -> Builder {
+    builder
+        .name("devices")
+        .nodelay(true)
+        .reuseaddr(Some(true))
+        .allow_anonymous(false)
+        .max_connections(MAX_CONNECTIONS)
+        .max_handshaking_limit(MAX_HANDSHAKES)
+        .handshake_timeout(HANDSHAKE)
+        .max_packet_size(u32::try_from(MAX_PACKET).expect("the packet limit is below 4 GiB"))
+        .max_inflight(MAX_INFLIGHT)
+        .max_mqueue_len(MAX_QUEUE)
+        .max_clientid_len(64)
+        .max_qos_allowed(QoS::AtLeastOnce)
+        .max_topic_levels(8)
+        .max_topic_aliases(0)
+        .max_subscriptions(MAX_SUBSCRIPTIONS)
+        .min_keepalive(5)
+        .max_keepalive(120)
+        .allow_zero_keepalive(false)
+        .max_session_expiry_interval(MAX_SESSION_EXPIRY)
+        // A publish is sent again when the device reconnects, as MQTT 5 wants it, never on a timer.
+        .message_retry_interval(Duration::ZERO)
+}
+
+impl Embedded {
+    pub fn downlink(&self) -> Arc<dyn Downlink> {
+        self.gate.downlink()
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Bars the door for this device, then throws it out.
+    pub async fn revoke(&self, device: &DeviceId) -> anyhow::Result<()> {
+        self.gate.revoke(device);
+        self.downlink().kick(device).await
+    }
+
+    pub async fn stop(self) {
+        self.gate.close();
+        for task in &self.accepting {
+            task.abort();
+        }
+        let ids: Vec<Id> = self.context.extends.shared().await.iter().map(|entry| entry.id()).collect();
+        let gone = async {
+            self.gate.drained().await;
+            futures_util::future::join_all(ids.into_iter().map(|id| end_session(&self.context, id))).await;
+        };
+        if tokio::time::timeout(DRAIN, gone).await.is_err() {
+            tracing::warn!("the embedded broker stopped with publishes still being taken");
+        }
+    }
+}
+
+/// How long a publish waits for its device. The server can make each of them again.
+fn expiry(down: Down) -> Duration {
+    Duration::from_secs(match down {
+        Down::Ack | Down::Blob | Down::Cmd => 300,
+        Down::Trust => 24 * 3600,
+        Down::Desired => 7 * 24 * 3600,
+    })
+}
+
+async fn end_session(context: &ServerContext, id: Id) -> anyhow::Result<()> {
+    let entry = context.extends.shared().await.entry(id);
+    entry.try_lock().await?.kick(true, true, true).await?;
+    Ok(())
+}
+
+#[async_trait]
+impl Downlink for InProcess {
+    async fn send(&self, device: &DeviceId, down: Down, bytes: Vec<u8>, retain: bool) -> anyhow::Result<()> {
+        if bytes.len() + HEAD > MAX_PACKET {
+            bail!("{} bytes for {device} do not fit into a packet", bytes.len());
+        }
+        let topic = Topic::Down(self.fleet.clone(), device.clone(), down).to_string();
+        let expiry = expiry(down);
+        let seconds = u32::try_from(expiry.as_secs()).ok().and_then(NonZeroU32::new);
+        let packet = CodecPublish {
+            dup: false,
+            retain,
+            qos: QoS::AtLeastOnce,
+            topic: topic.into(),
+            packet_id: None,
+            payload: bytes.into(),
+            properties: Some(PublishProperties { message_expiry_interval: seconds, ..Default::default() }),
+        };
+        // Without a creation time it would never expire.
+        let publish = Publish::from(packet).create_time(timestamp_millis());
+        let from = From::from_system(Id::from(self.context.node.id(), "server".into()));
+        SessionState::forwards(&self.context, from, publish, false, Some(expiry)).await.context("publishing to a device")
+    }
+
+    async fn kick(&self, device: &DeviceId) -> anyhow::Result<()> {
+        let id = Id::from(self.context.node.id(), device.to_string().into());
+        end_session(&self.context, id).await
+    }
+}
