@@ -227,3 +227,60 @@ fn need<T>(key: &str, value: Option<T>) -> Result<T, String> {
 fn positive(period: DurationText) -> Result<Duration, String> {
     if period.0.is_zero() { Err("period is zero".into()) } else { Ok(period.0) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    struct Sources {
+        source: Vec<SourceConfig>,
+    }
+
+    #[test]
+    fn every_kind_is_configured_by_its_own_keys() {
+        let text = r#"
+            source = [
+                { name = "cam0", kind = "images", path = "photos", passes = 1, anchor = "2026-11-23T12:00:00Z" },
+                { name = "imu0", kind = "replay", path = "a.csv", time_column = "t_ms", speed = 2.0,
+                  columns = [{ name = "ax", unit = "m/s2", lsb = 0.0047884 }] },
+                { name = "cam1", kind = "sim-camera", seed = 7, light = "night", weather = "fog", period = "250ms" },
+                { name = "imu1", kind = "sim-imu", anchor = 12, faults = [{ kind = "stuck", from = 3, to = 9, column = "ax" }] },
+                { name = "room", kind = "sim-climate", count = 90 },
+                { name = "room2", kind = "i2c-bme280", path = "/dev/i2c-1", address = 0x77 },
+            ]"#;
+        let sources = toml::from_str::<Sources>(text).unwrap().source;
+        assert_eq!(sources.len(), 6);
+        assert_eq!(sources[0].anchor, Wall::from_rfc3339("2026-11-23T12:00:00Z"));
+        assert_eq!(sources[3].anchor, Some(Wall(12)));
+        let Kind::SimCamera(camera) = &sources[2].kind else { panic!("{:?}", sources[2]) };
+        assert_eq!((camera.seed, camera.period), (7, Duration::from_millis(250)));
+        for source in &sources[2..] {
+            assert!(open(source, Wall(5)).is_ok(), "{source:?}");
+        }
+        assert!(open(&sources[0], Wall(5)).is_err());
+    }
+
+    #[test]
+    fn what_does_not_belong_is_refused_with_its_place() {
+        struct Case {
+            keys: &'static str,
+            says: &'static str,
+        }
+        for case in [
+            Case { keys: "kind = 'images'\npath = 'a'\nperod = '1s'", says: "line 5, column 1" },
+            Case { keys: "kind = 'images'\npath = 'a'\nseed = 7", says: "`seed`" },
+            Case { keys: "kind = 'images'", says: "`path`" },
+            Case { keys: "kind = 'sim-camera'\nperiod = '0s'", says: "zero" },
+            Case { keys: "kind = 'sim-camera'\nperiod = 'soon'", says: "line 4, column 10" },
+            Case { keys: "kind = 'replay'\npath = 'a'\ncolumns = []", says: "`time_column`" },
+            Case { keys: "kind = 'sim-imu'\nfaults = [{ kind = 'stuck', from = 1, to = 2, column = 'nose' }]", says: "\"nose\"" },
+            Case { keys: "kind = 'sim-climate'\nfaults = [{ kind = 'magnet', from = 1, to = 2 }]", says: "magnet" },
+            Case { keys: "kind = 'telepathy'", says: "line 3, column 8" },
+        ] {
+            let text = format!("[[source]]\nname = 'x'\n{}\n", case.keys);
+            let error = toml::from_str::<Sources>(&text).unwrap_err().to_string();
+            assert!(error.contains(case.says), "{}: {error}", case.keys);
+        }
+    }
+}

@@ -92,8 +92,7 @@ fn parse(config: &Config, bytes: &[u8], anchor: Wall) -> Result<Replay, String> 
         let at = header.iter().position(|field| field == name.as_bytes());
         at.map(|at| at + shift).ok_or_else(|| format!("no column {name:?} in its header"))
     };
-    let fields: Vec<usize> =
-        config.columns.iter().map(|c| find(c.column.as_deref().unwrap_or(&c.name))).collect::<Result<_, String>>()?;
+    let fields: Vec<usize> = config.columns.iter().map(|c| find(c.column.as_deref().unwrap_or(&c.name))).collect::<Result<_, String>>()?;
     let period = match &config.pace {
         ReplayPace::Every(period) => *period,
         ReplayPace::Recorded { column, speed } => recorded_period(&records, find(column)?, column, *speed)?,

@@ -383,8 +383,7 @@ mod tests {
     fn humidity_in_doubles(c: &Calibration, raw: f64, fine: f64) -> f64 {
         let h = fine - 76_800.0;
         let h = (raw - (f64::from(c.h4) * 64.0 + f64::from(c.h5) / 16_384.0 * h))
-            * (f64::from(c.h2) / 65_536.0
-                * (1.0 + f64::from(c.h6) / 67_108_864.0 * h * (1.0 + f64::from(c.h3) / 67_108_864.0 * h)));
+            * (f64::from(c.h2) / 65_536.0 * (1.0 + f64::from(c.h6) / 67_108_864.0 * h * (1.0 + f64::from(c.h3) / 67_108_864.0 * h)));
         (h * (1.0 - f64::from(c.h1) * h / 524_288.0)).clamp(0.0, 100.0)
     }
 

@@ -165,12 +165,7 @@ fn values(seed: u64, position: u64) -> [f64; 4] {
     let mut noisy = |value: f64, deviation: f64| value + deviation * normal(&mut rng);
     let lamps = if days[1].people(now % DAY) > 0 { 405.0 } else { 0.0 };
     let light = lamps + 190.0 * days[1].sun(now % DAY);
-    [
-        noisy(air.celsius, 0.02),
-        noisy(air.humidity(), 0.05),
-        noisy(light, 0.008 * light).max(0.0),
-        noisy(air.co2, 2.0),
-    ]
+    [noisy(air.celsius, 0.02), noisy(air.humidity(), 0.05), noisy(light, 0.008 * light).max(0.0), noisy(air.co2, 2.0)]
 }
 
 #[cfg(test)]

@@ -153,15 +153,16 @@ mod tests {
     }
 
     #[test]
-    fn boxes_lie_in_the_frame_and_are_not_square() {
-        let mut seen = [0; 6];
+    fn boxes_lie_in_the_frame_and_are_hardly_ever_square() {
+        let (mut seen, mut square) = ([0; 6], 0);
         for p in 0..3_000 {
             let Truth { label, roi } = truth(9, Position(p));
             assert!(roi.x + roi.width <= WIDTH as u32 && roi.y + roi.height <= HEIGHT as u32, "{roi:?}");
-            assert!(roi.width >= 60 && roi.height >= 40 && roi.width != roi.height, "{label} {roi:?}");
+            assert!(roi.width >= 60 && roi.height >= 40, "{label} {roi:?}");
+            square += u32::from(roi.width == roi.height);
             seen[LABELS.iter().position(|l| *l == label).unwrap()] += 1;
         }
-        assert!(seen.iter().all(|n| (400..600).contains(n)), "{seen:?}");
+        assert!(seen.iter().all(|n| (400..600).contains(n)) && square < 30, "{seen:?}, {square}");
     }
 
     /// If a class were larger or further right, a model could tell it without looking at its shape.

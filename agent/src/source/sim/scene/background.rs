@@ -4,7 +4,7 @@
 //! the vehicle.
 
 use super::{
-    atmosphere::{Atmosphere, Light},
+    atmosphere::{Atmosphere, Light, Weather},
     canvas::{Canvas, Paint, Rgb, mix, scaled},
 };
 use crate::source::sim::{draws, uniform};
@@ -41,6 +41,11 @@ impl Street {
 fn sky(canvas: &mut Canvas, atmosphere: &Atmosphere, rng: &mut fastrand::Rng) {
     let width = WIDTH as f32;
     canvas.rectangle(0.0, 0.0, width, HORIZON, Paint::Fade(0.0, atmosphere.zenith(), HORIZON, atmosphere.air()), 1.0);
+    let (hedge, foot) = (atmosphere.tint([96.0, 112.0, 84.0], 0.8), atmosphere.tint([74.0, 92.0, 62.0], 0.6));
+    canvas.rectangle(0.0, HORIZON, width, PAVEMENT - HORIZON, Paint::Fade(HORIZON, hedge, PAVEMENT, foot), 1.0);
+    if atmosphere.weather != Weather::Clear {
+        return;
+    }
     let cloud = mix(atmosphere.air(), [255.0; 3], if atmosphere.light == Light::Night { 0.06 } else { 0.5 });
     for _ in 0..rng.usize(3..8) {
         let (x, y) = (rng.f32() * width, 20.0 + 150.0 * rng.f32());
@@ -52,8 +57,14 @@ fn sky(canvas: &mut Canvas, atmosphere: &Atmosphere, rng: &mut fastrand::Rng) {
 }
 
 fn houses(canvas: &mut Canvas, atmosphere: &Atmosphere, rng: &mut fastrand::Rng) {
-    const WALLS: [Rgb; 6] =
-        [[176.0, 150.0, 128.0], [150.0, 92.0, 76.0], [196.0, 188.0, 172.0], [128.0, 132.0, 140.0], [206.0, 184.0, 140.0], [110.0, 96.0, 92.0]];
+    const WALLS: [Rgb; 6] = [
+        [176.0, 150.0, 128.0],
+        [150.0, 92.0, 76.0],
+        [196.0, 188.0, 172.0],
+        [128.0, 132.0, 140.0],
+        [206.0, 184.0, 140.0],
+        [110.0, 96.0, 92.0],
+    ];
     let mut x = -30.0;
     while x < WIDTH as f32 {
         let (width, height) = (90.0 + 150.0 * rng.f32(), 70.0 + 190.0 * rng.f32());
@@ -96,7 +107,12 @@ fn trees(canvas: &mut Canvas, atmosphere: &Atmosphere, rng: &mut fastrand::Rng) 
         for _ in 0..14 {
             let (dx, dy) = (64.0 * (rng.f32() - 0.5), 60.0 * (rng.f32() - 0.5));
             let shade = scaled(leaf, 0.75 + 0.2 * rng.f32() - dy / 150.0);
-            canvas.ellipse((x + dx, crown + dy), (14.0 + 14.0 * rng.f32(), 12.0 + 11.0 * rng.f32()), Paint::Solid(atmosphere.tint(shade, 0.4)), 0.9);
+            canvas.ellipse(
+                (x + dx, crown + dy),
+                (14.0 + 14.0 * rng.f32(), 12.0 + 11.0 * rng.f32()),
+                Paint::Solid(atmosphere.tint(shade, 0.4)),
+                0.9,
+            );
         }
     }
 }
@@ -128,7 +144,14 @@ fn ground(canvas: &mut Canvas, atmosphere: &Atmosphere, rng: &mut fastrand::Rng)
     }
     canvas.rectangle(0.0, ROAD_NEAR - 16.0, width, 5.0, marking, 0.6);
     let grass = surface([96.0, 118.0, 66.0], 0.02);
-    canvas.rectangle(0.0, ROAD_NEAR, width, HEIGHT as f32 - ROAD_NEAR, Paint::Fade(ROAD_NEAR, grass, HEIGHT as f32, scaled(grass, 0.7)), 1.0);
+    canvas.rectangle(
+        0.0,
+        ROAD_NEAR,
+        width,
+        HEIGHT as f32 - ROAD_NEAR,
+        Paint::Fade(ROAD_NEAR, grass, HEIGHT as f32, scaled(grass, 0.7)),
+        1.0,
+    );
 }
 
 /// Street lamps, and the light they throw when it is dark.
@@ -176,7 +199,11 @@ fn person(canvas: &mut Canvas, atmosphere: &Atmosphere, rng: &mut fastrand::Rng,
     let stride = 4.0 + 6.0 * rng.f32();
     canvas.line((x, foot - 34.0), (x - stride, foot), 6.0, legs, 1.0);
     canvas.line((x, foot - 34.0), (x + stride, foot), 6.0, legs, 1.0);
-    canvas.polygon(&[(x - 9.0, foot - 66.0), (x + 9.0, foot - 66.0), (x + 7.0, foot - 30.0), (x - 7.0, foot - 30.0)], Paint::Solid(coat), 1.0);
+    canvas.polygon(
+        &[(x - 9.0, foot - 66.0), (x + 9.0, foot - 66.0), (x + 7.0, foot - 30.0), (x - 7.0, foot - 30.0)],
+        Paint::Solid(coat),
+        1.0,
+    );
     canvas.ellipse((x, foot - 74.0), (6.5, 8.0), Paint::Solid(atmosphere.tint([198.0, 156.0, 128.0], 0.3)), 1.0);
 }
 

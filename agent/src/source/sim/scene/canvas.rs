@@ -50,9 +50,7 @@ impl Canvas {
 
     /// Fills a polygon (even-odd) with a share of the paint.
     pub fn polygon(&mut self, points: &[Point], paint: Paint, alpha: f32) {
-        let bounds = |of: fn(&Point) -> f32| {
-            points.iter().map(of).fold((f32::MAX, f32::MIN), |(low, high), v| (low.min(v), high.max(v)))
-        };
+        let bounds = |of: fn(&Point) -> f32| points.iter().map(of).fold((f32::MAX, f32::MIN), |(low, high), v| (low.min(v), high.max(v)));
         let ((left, right), (top, bottom)) = (bounds(|p| p.0), bounds(|p| p.1));
         let (x0, x1) = (left.floor().max(0.0) as usize, (right.ceil().max(0.0) as usize).min(self.width));
         let (y0, y1) = (top.floor().max(0.0) as usize, (bottom.ceil().max(0.0) as usize).min(self.height));
