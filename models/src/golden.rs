@@ -1,0 +1,245 @@
+//! The golden check: known inputs through the real engine must give the outputs that stand in the package.
+//!
+//! Invariant: a package passes only if every value of every output of every sample is finite and within the manifest's
+//! tolerance, and every answer has the sample's label. Expectations come from another engine and another preprocessor, never
+//! from ours. Not here: what a device does with a failure.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+use wayside_common::record::Roi;
+
+use crate::{
+    malformed::Malformed,
+    manifest::{InputKind, Manifest, Output, WindowInput},
+    model::{InferError, Inference, Model},
+    package::Package,
+};
+
+pub const FILE: &str = "golden.json";
+pub const MAX_BYTES: usize = 8 * 1024 * 1024;
+pub const MAX_SAMPLES: usize = 12;
+/// No output of a network has more values.
+const MAX_VALUES: usize = 1_000_000;
+
+/// What `golden.json` says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GoldenSet {
+    pub samples: Vec<GoldenSample>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GoldenSample {
+    /// Path in the package, below `golden/`.
+    pub input: String,
+    pub roi: Option<[u32; 4]>,
+    pub label: String,
+    /// Exactly the manifest's outputs.
+    pub outputs: BTreeMap<String, Vec<f64>>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    samples: Vec<GoldenSample>,
+}
+
+impl GoldenSet {
+    pub fn parse(text: &str, manifest: &Manifest) -> Result<Self, Malformed> {
+        let wrong = |reason: String| Malformed::at(FILE, text, 0..0, reason);
+        if text.len() > MAX_BYTES {
+            return Err(wrong(format!("{} bytes; {MAX_BYTES} are allowed", text.len())));
+        }
+        let raw: Raw = serde_json::from_str(text).map_err(|error| Malformed::json(FILE, &error))?;
+        if raw.samples.is_empty() || raw.samples.len() > MAX_SAMPLES {
+            return Err(wrong(format!("{} samples; 1 to {MAX_SAMPLES} are allowed", raw.samples.len())));
+        }
+        for sample in &raw.samples {
+            let at = text.find(&format!("{:?}", sample.input)).unwrap_or(0);
+            sample.fits(manifest).map_err(|reason| Malformed::at(FILE, text, at..at, format!("{:?}: {reason}", sample.input)))?;
+        }
+        Ok(Self { samples: raw.samples })
+    }
+
+    /// The text that `parse` reads.
+    pub fn to_json(&self) -> String {
+        let mut text = serde_json::to_string(&Raw { samples: self.samples.clone() }).expect("finite numbers and text are JSON");
+        text.push('\n');
+        text
+    }
+}
+
+impl GoldenSample {
+    pub fn roi(&self) -> Option<Roi> {
+        self.roi.map(|[x, y, width, height]| Roi { x, y, width, height })
+    }
+
+    fn fits(&self, manifest: &Manifest) -> Result<(), String> {
+        if !is_input_path(&self.input) {
+            return Err("not `golden/NAME` of the characters A-Z a-z 0-9 . _ -".into());
+        }
+        let names = self.outputs.keys().map(String::as_str);
+        let mut known: Vec<&str> = manifest.outputs.iter().map(|output| output.name.as_str()).collect();
+        known.sort_unstable();
+        if !names.eq(known.iter().copied()) {
+            return Err(format!("the outputs are not {known:?}, which the manifest names"));
+        }
+        if self.outputs.values().any(|values| values.is_empty() || values.len() > MAX_VALUES || values.iter().any(|v| !v.is_finite())) {
+            return Err("an output is empty, too long or not finite".into());
+        }
+        let (answer, labels) = manifest.answer();
+        if self.outputs[&manifest.outputs[answer].name].len() != labels.len() {
+            return Err("there are not as many logits as labels".into());
+        }
+        if !labels.contains(&self.label) {
+            return Err(format!("label {:?} is not among the manifest's", self.label));
+        }
+        Ok(())
+    }
+}
+
+/// Whether a path can be the input of a golden sample: one plain file name below `golden/`.
+pub fn is_input_path(path: &str) -> bool {
+    path.strip_prefix("golden/").is_some_and(|name| {
+        !name.is_empty()
+            && name.len() <= 128
+            && !name.starts_with('.')
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+    })
+}
+
+/// A package that answered all its golden samples rightly.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GoldenReport {
+    pub samples: Vec<SampleReport>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct SampleReport {
+    pub input: String,
+    /// Preprocessing and inference.
+    pub took: Duration,
+    /// Per output of the manifest, the largest |got - expected|.
+    pub differences: Vec<f64>,
+}
+
+impl GoldenReport {
+    /// The time that 95 % of the samples did not exceed.
+    pub fn p95(&self) -> Duration {
+        let mut took: Vec<Duration> = self.samples.iter().map(|sample| sample.took).collect();
+        took.sort_unstable();
+        took.get((took.len() * 95).div_ceil(100).saturating_sub(1)).copied().unwrap_or_default()
+    }
+
+    /// Whether the manifest's latency limit was kept.
+    pub fn within(&self, limit: Duration) -> Result<(), GoldenFailure> {
+        let took = self.p95();
+        if took <= limit { Ok(()) } else { Err(GoldenFailure::TooSlow { took, limit }) }
+    }
+}
+
+/// Why a package must not run.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum GoldenFailure {
+    #[error("golden sample {sample}: {error}")]
+    NoAnswer { sample: String, error: InferError },
+    #[error("golden sample {sample}: output {output:?} has {got} values instead of {expected}")]
+    Length { sample: String, output: String, got: usize, expected: usize },
+    #[error("golden sample {sample}: {output}[{index}] is {got}, expected {expected} within {allowed}")]
+    Differs { sample: String, output: String, index: usize, got: f32, expected: f64, allowed: f64 },
+    #[error("golden sample {sample}: the answer is {got:?}, expected {expected:?}")]
+    Label { sample: String, got: String, expected: String },
+    #[error("one inference takes {took:?}, and the manifest allows {limit:?}")]
+    TooSlow { took: Duration, limit: Duration },
+}
+
+/// Runs every golden sample. The first one runs twice: engines prepare themselves on their first input, and that is not timed.
+pub fn run(package: &Package, model: &mut Model) -> Result<GoldenReport, GoldenFailure> {
+    let mut reports = Vec::new();
+    if let Some(first) = package.golden().samples.first() {
+        infer(package, model, first)?;
+    }
+    for sample in &package.golden().samples {
+        let started = Instant::now();
+        let inference = infer(package, model, sample)?;
+        let took = started.elapsed();
+        let differences = compare(package.manifest(), sample, &inference)?;
+        reports.push(SampleReport { input: sample.input.clone(), took, differences });
+    }
+    Ok(GoldenReport { samples: reports })
+}
+
+fn infer(package: &Package, model: &mut Model, sample: &GoldenSample) -> Result<Inference, GoldenFailure> {
+    let bytes = package.file(&sample.input).expect("a package holds the inputs that its golden.json names");
+    let inference = match &package.manifest().input.kind {
+        InputKind::Image(_) => model.infer_image(bytes, sample.roi()),
+        InputKind::Window(window) => parse_window(bytes, window).map_err(InferError::BadInput).and_then(|rows| model.infer_window(&rows)),
+    };
+    inference.map_err(|error| GoldenFailure::NoAnswer { sample: sample.input.clone(), error })
+}
+
+/// The largest difference per output, or the first value that is too far away.
+fn compare(manifest: &Manifest, sample: &GoldenSample, inference: &Inference) -> Result<Vec<f64>, GoldenFailure> {
+    let mut differences = Vec::new();
+    for (output, got) in manifest.outputs.iter().zip(&inference.outputs) {
+        differences.push(compare_output(output, sample, got)?);
+    }
+    let (_, labels) = manifest.answer();
+    match labels.get(inference.class) {
+        Some(label) if *label == sample.label => Ok(differences),
+        label => Err(GoldenFailure::Label {
+            sample: sample.input.clone(),
+            got: label.cloned().unwrap_or_default(),
+            expected: sample.label.clone(),
+        }),
+    }
+}
+
+fn compare_output(output: &Output, sample: &GoldenSample, got: &[f32]) -> Result<f64, GoldenFailure> {
+    let expected = &sample.outputs[&output.name];
+    if got.len() != expected.len() {
+        let (got, expected) = (got.len(), expected.len());
+        return Err(GoldenFailure::Length { sample: sample.input.clone(), output: output.name.clone(), got, expected });
+    }
+    let mut largest = 0.0f64;
+    for (index, (&got, &expected)) in got.iter().zip(expected).enumerate() {
+        let difference = (f64::from(got) - expected).abs();
+        let allowed = output.atol + output.rtol * expected.abs();
+        // Written so that NaN fails.
+        if !(got.is_finite() && difference <= allowed) {
+            let (sample, output) = (sample.input.clone(), output.name.clone());
+            return Err(GoldenFailure::Differs { sample, output, index, got, expected, allowed });
+        }
+        largest = largest.max(difference);
+    }
+    Ok(largest)
+}
+
+/// One window from CSV, columns in the manifest's order; other columns are passed over.
+pub fn parse_window(bytes: &[u8], window: &WindowInput) -> Result<Vec<Vec<f64>>, String> {
+    let text = std::str::from_utf8(bytes).map_err(|_| "the window is not UTF-8 text")?;
+    let mut lines = text.lines().filter(|line| !line.trim().is_empty());
+    let header: Vec<&str> = lines.next().unwrap_or_default().split(',').map(|name| name.trim().trim_matches('"')).collect();
+    let places = window
+        .columns
+        .iter()
+        .map(|column| header.iter().position(|name| *name == column.name).ok_or_else(|| format!("no column {:?}", column.name)))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut rows = Vec::new();
+    for line in lines {
+        if rows.len() == window.rows {
+            return Err(format!("more than {} rows", window.rows));
+        }
+        let fields: Vec<&str> = line.split(',').collect();
+        let value = |&place: &usize| {
+            let field = fields.get(place).map_or("", |field| field.trim());
+            field.parse::<f64>().map_err(|_| format!("row {}: {field:?} is no number", rows.len() + 1))
+        };
+        rows.push(places.iter().map(value).collect::<Result<Vec<_>, _>>()?);
+    }
+    Ok(rows)
+}
