@@ -8,14 +8,14 @@ pub mod embedded;
 pub mod external;
 pub mod mosquitto;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use serde::Deserialize;
 use wayside_common::{
     id::{DeviceId, FleetId},
     topic::{Down, Up},
-    wire::ToDevice,
+    wire::{MAX_PACKET, ToDevice},
 };
 
 /// What ingest says of a publish.
@@ -51,6 +51,24 @@ pub trait Downlink: Send + Sync {
     async fn send(&self, device: &DeviceId, down: Down, bytes: Vec<u8>, retain: bool) -> anyhow::Result<()>;
     /// Ends the device's connection and session. A device that may still come back does so at once.
     async fn kick(&self, device: &DeviceId) -> anyhow::Result<()>;
+}
+
+/// How long a publish waits for its device. The server can make each of them again.
+fn lifetime(down: Down) -> Duration {
+    Duration::from_secs(match down {
+        Down::Ack | Down::Blob | Down::Cmd => 300,
+        Down::Trust => 24 * 3600,
+        Down::Desired => 7 * 24 * 3600,
+    })
+}
+
+/// What the MQTT header, topic and properties of a publish may need of a packet.
+const HEAD: usize = 512;
+
+/// A packet that is too large would end the device's connection, again and again.
+fn check_length(device: &DeviceId, bytes: &[u8]) -> anyhow::Result<()> {
+    anyhow::ensure!(bytes.len() + HEAD <= MAX_PACKET, "{} bytes for {device} do not fit into a packet", bytes.len());
+    Ok(())
 }
 
 /// `[broker]` of the server's configuration.
@@ -109,6 +127,22 @@ impl Broker {
         match self {
             Self::Embedded(embedded) => Some(embedded.address()),
             Self::External(_) => None,
+        }
+    }
+
+    /// Like `Downlink::send`, for what is worthless after `lifetime`, which is rounded to whole seconds.
+    pub async fn send_for(&self, device: &DeviceId, down: Down, bytes: Vec<u8>, lifetime: Duration) -> anyhow::Result<()> {
+        match self {
+            Self::Embedded(embedded) => embedded.send_for(device, down, bytes, lifetime).await,
+            Self::External(external) => external.send_for(device, down, bytes, lifetime).await,
+        }
+    }
+
+    /// Bars the device's way and ends its connection. Forgotten when the process ends.
+    pub async fn revoke(&self, device: &DeviceId) -> anyhow::Result<()> {
+        match self {
+            Self::Embedded(embedded) => embedded.revoke(device).await,
+            Self::External(_) => anyhow::bail!("an external broker refuses {device} when its own revocation list says so"),
         }
     }
 

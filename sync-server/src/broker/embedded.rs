@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use async_trait::async_trait;
 use rmqtt::{
     codec::v5::PublishProperties,
@@ -33,7 +33,7 @@ use wayside_common::{
     wire::MAX_PACKET,
 };
 
-use super::{Downlink, Ingest, TlsFiles};
+use super::{Downlink, Ingest, TlsFiles, check_length, lifetime};
 use hooks::Gate;
 
 /// Sessions that may exist, connected or not.
@@ -49,8 +49,6 @@ const MAX_QUEUE: usize = 64;
 const MAX_SUBSCRIPTIONS: usize = 8;
 /// A device that stays away longer starts without a session.
 const MAX_SESSION_EXPIRY: Duration = Duration::from_secs(24 * 3600);
-/// What the MQTT header, topic and properties of a publish may need of a packet.
-const HEAD: usize = 512;
 /// How long a stop waits for publishes that are being taken.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -58,6 +56,7 @@ pub struct Embedded {
     address: SocketAddr,
     context: ServerContext,
     gate: Arc<Gate>,
+    in_process: Arc<InProcess>,
     /// Accepting ends when these are aborted; connections are their own tasks.
     accepting: Vec<JoinHandle<()>>,
 }
@@ -75,7 +74,7 @@ pub async fn start(listen: SocketAddr, tls: Option<TlsFiles>, fleet: FleetId, in
     let context =
         ServerContext::new().node_id(1).busy_check_enable(false).mqtt_max_sessions(MAX_SESSIONS).task_exec_workers(64).build().await;
     *context.extends.retain_mut().await = Box::new(retain::Bounded::default());
-    let downlink = Arc::new(InProcess { context: context.clone(), fleet: fleet.clone() });
+    let in_process = Arc::new(InProcess { context: context.clone(), fleet: fleet.clone() });
     let (listener, front) = match tls {
         None => (limits(Builder::new()).laddr(listen).bind()?.tcp()?, None),
         Some(files) => {
@@ -84,7 +83,7 @@ pub async fn start(listen: SocketAddr, tls: Option<TlsFiles>, fleet: FleetId, in
             (inner, Some(front))
         }
     };
-    let gate = Arc::new(Gate::new(fleet, ingest, downlink, front.as_ref().map(front::Front::subjects)));
+    let gate = Arc::new(Gate::new(fleet, ingest, in_process.clone(), front.as_ref().map(front::Front::subjects)));
     hooks::register(&context, &gate).await;
 
     let mut address = listener.local_addr()?;
@@ -93,7 +92,7 @@ pub async fn start(listen: SocketAddr, tls: Option<TlsFiles>, fleet: FleetId, in
         address = front.address();
         accepting.push(tokio::spawn(front.run()));
     }
-    Ok(Embedded { address, context, gate, accepting })
+    Ok(Embedded { address, context, gate, in_process, accepting })
 }
 
 fn accept(context: ServerContext, listener: Listener) -> JoinHandle<()> {
@@ -134,17 +133,21 @@ fn limits(builder: Builder) -> Builder {
 
 impl Embedded {
     pub fn downlink(&self) -> Arc<dyn Downlink> {
-        self.gate.downlink()
+        self.in_process.clone()
     }
 
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
+    pub async fn send_for(&self, device: &DeviceId, down: Down, bytes: Vec<u8>, lifetime: Duration) -> anyhow::Result<()> {
+        self.in_process.publish(device, down, bytes, false, lifetime).await
+    }
+
     /// Bars the door for this device, then throws it out.
     pub async fn revoke(&self, device: &DeviceId) -> anyhow::Result<()> {
         self.gate.revoke(device);
-        self.downlink().kick(device).await
+        self.in_process.kick(device).await
     }
 
     pub async fn stop(self) {
@@ -163,15 +166,6 @@ impl Embedded {
     }
 }
 
-/// How long a publish waits for its device. The server can make each of them again.
-fn expiry(down: Down) -> Duration {
-    Duration::from_secs(match down {
-        Down::Ack | Down::Blob | Down::Cmd => 300,
-        Down::Trust => 24 * 3600,
-        Down::Desired => 7 * 24 * 3600,
-    })
-}
-
 async fn end_session(context: &ServerContext, id: Id) -> anyhow::Result<()> {
     let entry = context.extends.shared().await.entry(id);
     entry.try_lock().await?.kick(true, true, true).await?;
@@ -181,12 +175,20 @@ async fn end_session(context: &ServerContext, id: Id) -> anyhow::Result<()> {
 #[async_trait]
 impl Downlink for InProcess {
     async fn send(&self, device: &DeviceId, down: Down, bytes: Vec<u8>, retain: bool) -> anyhow::Result<()> {
-        if bytes.len() + HEAD > MAX_PACKET {
-            bail!("{} bytes for {device} do not fit into a packet", bytes.len());
-        }
+        self.publish(device, down, bytes, retain, lifetime(down)).await
+    }
+
+    async fn kick(&self, device: &DeviceId) -> anyhow::Result<()> {
+        let id = Id::from(self.context.node.id(), device.to_string().into());
+        end_session(&self.context, id).await
+    }
+}
+
+impl InProcess {
+    async fn publish(&self, device: &DeviceId, down: Down, bytes: Vec<u8>, retain: bool, lifetime: Duration) -> anyhow::Result<()> {
+        check_length(device, &bytes)?;
         let topic = Topic::Down(self.fleet.clone(), device.clone(), down).to_string();
-        let expiry = expiry(down);
-        let seconds = u32::try_from(expiry.as_secs()).ok().and_then(NonZeroU32::new);
+        let seconds = u32::try_from(lifetime.as_secs()).ok().and_then(NonZeroU32::new);
         let packet = CodecPublish {
             dup: false,
             retain,
@@ -199,11 +201,6 @@ impl Downlink for InProcess {
         // Without a creation time it would never expire.
         let publish = Publish::from(packet).create_time(timestamp_millis());
         let from = From::from_system(Id::from(self.context.node.id(), "server".into()));
-        SessionState::forwards(&self.context, from, publish, false, Some(expiry)).await.context("publishing to a device")
-    }
-
-    async fn kick(&self, device: &DeviceId) -> anyhow::Result<()> {
-        let id = Id::from(self.context.node.id(), device.to_string().into());
-        end_session(&self.context, id).await
+        SessionState::forwards(&self.context, from, publish, false, Some(lifetime)).await.context("publishing to a device")
     }
 }

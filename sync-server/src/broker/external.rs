@@ -1,8 +1,8 @@
 //! An external MQTT 5 broker: this process is one more client of it, that reads every device's `up` topics and acks by hand.
 //!
 //! Invariant: the broker gets its PUBACK for a publish only after `Ingest::take` committed (or refused) it; what is not acked comes
-//! again with the next connection, because the session outlives it. rumqttc is a lossy pipe: after `Unavailable` or a jam the
-//! client is rebuilt, never repaired. Not here: access rules (`mosquitto` writes them for the broker), the end of a connection
+//! again with the next connection, because the session outlives it. rumqttc is a lossy pipe: after a jam or a broken connection
+//! the client is rebuilt, never repaired. Not here: access rules (`mosquitto` writes them for the broker), the end of a connection
 //! (`kick`: a client cannot end another's).
 
 mod lanes;
@@ -33,7 +33,7 @@ use wayside_common::{
     wire::MAX_PACKET,
 };
 
-use super::{Downlink, Ingest, TlsFiles, mosquitto};
+use super::{Downlink, Ingest, TlsFiles, check_length, lifetime, mosquitto};
 use lanes::Lanes;
 
 /// Publishes of devices that the broker may have under way to us.
@@ -70,6 +70,10 @@ pub async fn start(url: &str, tls: Option<TlsFiles>, fleet: FleetId, ingest: Arc
 impl External {
     pub fn downlink(&self) -> Arc<dyn Downlink> {
         self.downlink.clone()
+    }
+
+    pub async fn send_for(&self, device: &DeviceId, down: Down, bytes: Vec<u8>, lifetime: Duration) -> anyhow::Result<()> {
+        self.downlink.publish(device, down, bytes, false, lifetime).await
     }
 
     pub async fn stop(self) {
@@ -131,7 +135,7 @@ fn configuration(files: &TlsFiles) -> anyhow::Result<ClientConfig> {
 /// Why a connection is given up.
 enum End {
     Stopped,
-    /// The connection broke, or what it brought cannot be taken now.
+    /// The connection broke, or jammed.
     Again(String),
 }
 
@@ -171,7 +175,7 @@ async fn connection(eventloop: &mut EventLoop, client: &Client, lanes: &mut Lane
     loop {
         let event = tokio::select! {
             event = eventloop.poll() => event,
-            reason = lanes.cannot_take() => return End::Again(reason),
+            reason = lanes.gave_up() => return End::Again(reason),
             _ = stopped.changed() => return End::Stopped,
         };
         match event {
@@ -203,29 +207,29 @@ async fn farewell(client: &Client, eventloop: &mut EventLoop) {
     let _ = timeout(PATIENCE, gone).await;
 }
 
-impl Client {
-    fn current(&self) -> AsyncClient {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
+/// The MQTT property of a publish that is worthless after `lifetime`.
+fn expires(lifetime: Duration) -> PublishProperties {
+    PublishProperties { message_expiry_interval: u32::try_from(lifetime.as_secs()).ok(), ..Default::default() }
 }
 
-/// How long a publish waits for its device, in seconds. The server can make each of them again.
-fn expiry(down: Down) -> u32 {
-    match down {
-        Down::Ack | Down::Blob | Down::Cmd => 300,
-        Down::Trust => 24 * 3600,
-        Down::Desired => 7 * 24 * 3600,
+impl Client {
+    async fn publish(&self, device: &DeviceId, down: Down, bytes: Vec<u8>, retain: bool, lifetime: Duration) -> anyhow::Result<()> {
+        check_length(device, &bytes)?;
+        let topic = Topic::Down(self.fleet.clone(), device.clone(), down).to_string();
+        let client = self.current();
+        let publish = client.publish_with_properties(topic, QoS::AtLeastOnce, retain, bytes, expires(lifetime));
+        timeout(PATIENCE, publish).await.context("the broker takes nothing")?.context("publishing to a device")
+    }
+
+    fn current(&self) -> AsyncClient {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
 #[async_trait]
 impl Downlink for Client {
     async fn send(&self, device: &DeviceId, down: Down, bytes: Vec<u8>, retain: bool) -> anyhow::Result<()> {
-        let topic = Topic::Down(self.fleet.clone(), device.clone(), down).to_string();
-        let properties = PublishProperties { message_expiry_interval: Some(expiry(down)), ..Default::default() };
-        let client = self.current();
-        let publish = client.publish_with_properties(topic, QoS::AtLeastOnce, retain, bytes, properties);
-        timeout(PATIENCE, publish).await.context("the broker takes nothing")?.context("publishing to a device")
+        self.publish(device, down, bytes, retain, lifetime(down)).await
     }
 
     async fn kick(&self, device: &DeviceId) -> anyhow::Result<()> {

@@ -17,7 +17,12 @@ pub const SERVER: &str = "wayside.server";
 /// Where devices and the server connect.
 pub enum Listener<'a> {
     /// TLS 1.3, certificates from both ends.
-    Tls { address: SocketAddr, files: &'a TlsFiles },
+    Tls {
+        address: SocketAddr,
+        files: &'a TlsFiles,
+        /// Certificates that are no longer good; Mosquitto reads the list when it starts.
+        revoked: Option<&'a Path>,
+    },
     /// Plain, for one machine: a client is who it says it is.
     Loopback { port: u16 },
 }
@@ -39,11 +44,14 @@ pub fn render(fleet: &FleetId, listener: &Listener<'_>, access_file: &Path, stor
 
 fn listen(text: &mut String, listener: &Listener<'_>) -> std::fmt::Result {
     match listener {
-        Listener::Tls { address, files } => {
+        Listener::Tls { address, files, revoked } => {
             writeln!(text, "listener {} {}", address.port(), address.ip())?;
             writeln!(text, "cafile {}", files.ca.display())?;
             writeln!(text, "certfile {}", files.cert.display())?;
             writeln!(text, "keyfile {}", files.key.display())?;
+            if let Some(list) = revoked {
+                writeln!(text, "crlfile {}", list.display())?;
+            }
             text.push_str("tls_version tlsv1.3\nrequire_certificate true\n");
             text.push_str("# The CN is the user and replaces the client id: what a client calls itself does not matter.\n");
             text.push_str("use_identity_as_username true\nuse_username_as_clientid true\nallow_anonymous false\n");
@@ -105,7 +113,7 @@ mod tests {
     fn only_tls_13_with_a_certificate_gets_in_and_the_cn_is_the_name() {
         let files = TlsFiles { ca: "/etc/w/ca.pem".into(), cert: "/etc/w/server.pem".into(), key: "/etc/w/server.key".into() };
         let fleet: FleetId = "plant".parse().unwrap();
-        let listener = Listener::Tls { address: "0.0.0.0:8883".parse().unwrap(), files: &files };
+        let listener = Listener::Tls { address: "0.0.0.0:8883".parse().unwrap(), files: &files, revoked: None };
         let rendered = render(&fleet, &listener, Path::new("/etc/w/acl"), Path::new("/var/lib/w"));
         for line in [
             "listener 8883 0.0.0.0",

@@ -75,10 +75,6 @@ impl Gate {
         }
     }
 
-    pub fn downlink(&self) -> Arc<dyn Downlink> {
-        self.downlink.clone()
-    }
-
     pub fn revoke(&self, device: &DeviceId) {
         lock(&self.revoked).insert(device.clone());
     }

@@ -1,7 +1,8 @@
 //! Lanes: publishes are taken in the order of their device, several devices at once.
 //!
-//! Invariant: one device's publishes all go through one lane, one after the other; a lane holds no more than the broker may have
-//! under way. Not here: the connection (`external`).
+//! Invariant: one device's publishes all go through one lane, one after the other; what cannot be taken now is tried again there, so
+//! that nothing overtakes it and no other lane waits for it; a lane holds no more than the broker may have under way. Not here:
+//! the connection (`external`).
 
 use std::{
     collections::HashSet,
@@ -11,11 +12,8 @@ use std::{
 };
 
 use rumqttc::v5::{
-    AsyncClient,
-    mqttbytes::{
-        QoS,
-        v5::{Publish, PublishProperties},
-    },
+    AsyncClient, ClientError,
+    mqttbytes::{QoS, v5::Publish},
 };
 use tokio::{
     sync::mpsc::{self, error::TrySendError},
@@ -28,8 +26,8 @@ use wayside_common::{
     wire::{self, FromDevice},
 };
 
-use super::{RECEIVE_MAX, expiry};
-use crate::broker::{Ingest, Taken};
+use super::{BACKOFF_FIRST, BACKOFF_MOST, RECEIVE_MAX, expires};
+use crate::broker::{Ingest, Reply, Taken, lifetime};
 
 const LANES: usize = 8;
 /// Devices that are remembered as connected; one that is forgotten is announced again.
@@ -38,7 +36,7 @@ const REMEMBERED: usize = 20_000;
 pub struct Lanes {
     senders: Vec<mpsc::Sender<Waiting>>,
     tasks: JoinSet<()>,
-    cannot_take: mpsc::Receiver<String>,
+    gave_up: mpsc::Receiver<String>,
     fleet: FleetId,
     client: AsyncClient,
 }
@@ -60,7 +58,7 @@ struct Shared {
 impl Lanes {
     pub fn start(fleet: &FleetId, client: AsyncClient, ingest: Arc<dyn Ingest>) -> Self {
         let shared = Arc::new(Shared { fleet: fleet.clone(), client: client.clone(), ingest, connected: Mutex::default() });
-        let (report, cannot_take) = mpsc::channel(LANES);
+        let (report, gave_up) = mpsc::channel(LANES);
         let mut tasks = JoinSet::new();
         let senders = (0..LANES).map(|_| {
             let (sender, waiting) = mpsc::channel(usize::from(RECEIVE_MAX));
@@ -68,7 +66,7 @@ impl Lanes {
             sender
         });
         let senders = senders.collect();
-        Self { senders, tasks, cannot_take, fleet: fleet.clone(), client }
+        Self { senders, tasks, gave_up, fleet: fleet.clone(), client }
     }
 
     /// Puts a publish into its device's lane.
@@ -99,9 +97,9 @@ impl Lanes {
         self.client.try_ack(publish).map_err(|_| "no room for an ack".to_owned())
     }
 
-    /// Why a lane gave up; the connection must be made anew so that the broker sends again.
-    pub async fn cannot_take(&mut self) -> String {
-        self.cannot_take.recv().await.unwrap_or_else(|| "all lanes have ended".into())
+    /// Why a lane ended; the connection must be made anew so that the broker sends again.
+    pub async fn gave_up(&mut self) -> String {
+        self.gave_up.recv().await.unwrap_or_else(|| "all lanes have ended".into())
     }
 
     /// Takes what is in the lanes, up to a deadline.
@@ -113,40 +111,45 @@ impl Lanes {
 
 async fn run(shared: Arc<Shared>, mut waiting: mpsc::Receiver<Waiting>, report: mpsc::Sender<String>) {
     while let Some(Waiting { device, up, publish }) = waiting.recv().await {
-        if let Err(reason) = shared.take(&device, up, &publish).await {
+        if let Err(error) = shared.take(&device, up, &publish).await {
             // Nothing after it may be acked before it: this lane is over.
-            let _ = report.send(reason).await;
+            let _ = report.send(error.to_string()).await;
             return;
         }
     }
 }
 
 impl Shared {
-    async fn take(&self, device: &DeviceId, up: Up, publish: &Publish) -> Result<(), String> {
+    async fn take(&self, device: &DeviceId, up: Up, publish: &Publish) -> Result<(), ClientError> {
         if self.is_new(device) {
             self.ingest.connected(device).await;
         }
-        let taken = self.ingest.take(device, up, &publish.payload).await;
-        let replies = match taken {
-            Taken::Committed(replies) => replies,
-            Taken::Refused(reason) => {
-                tracing::warn!(%device, reason, "a publish is refused for good");
-                Vec::new()
-            }
-            Taken::Unavailable(reason) => return Err(format!("{device}: {reason}")),
-        };
-        self.client.ack(publish).await.map_err(|error| error.to_string())?;
+        let replies = self.committed(device, up, &publish.payload).await;
+        self.client.ack(publish).await?;
         for reply in replies {
             let topic = Topic::Down(self.fleet.clone(), device.clone(), reply.down).to_string();
-            let properties = PublishProperties { message_expiry_interval: Some(expiry(reply.down)), ..Default::default() };
             let bytes = wire::encode(&reply.packet);
-            self.client
-                .publish_with_properties(topic, QoS::AtLeastOnce, false, bytes, properties)
-                .await
-                .map_err(|error| error.to_string())?;
+            self.client.publish_with_properties(topic, QoS::AtLeastOnce, false, bytes, expires(lifetime(reply.down))).await?;
         }
         self.note_farewell(device, up, &publish.payload).await;
         Ok(())
+    }
+
+    /// Returns when the publish is committed, or refused for good.
+    async fn committed(&self, device: &DeviceId, up: Up, bytes: &[u8]) -> Vec<Reply> {
+        let mut backoff = BACKOFF_FIRST;
+        loop {
+            match self.ingest.take(device, up, bytes).await {
+                Taken::Committed(replies) => return replies,
+                Taken::Refused(reason) => {
+                    tracing::warn!(%device, reason, "a publish is refused for good");
+                    return Vec::new();
+                }
+                Taken::Unavailable(reason) => tracing::warn!(%device, reason, retry_in = ?backoff, "a publish is not taken now"),
+            }
+            tokio::time::sleep(backoff).await;
+            backoff = (backoff * 2).min(BACKOFF_MOST);
+        }
     }
 
     /// An external broker does not tell who connects: a device is there when its first publish comes.
