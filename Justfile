@@ -1,0 +1,27 @@
+# Each recipe is one line; what it does lies in the file that it calls.
+
+# a server and five simulated devices on this machine
+demo *ARGS:
+    cargo demo -- {{ARGS}}
+
+# what a commit must pass, without the long suites
+check:
+    cargo clippy --workspace --all-targets -- -D warnings && cargo test --package wayside-tests --test tidy
+
+test *ARGS:
+    cargo test --workspace {{ARGS}}
+
+# known bugs, planted one by one: each must turn its test red
+planted:
+    .ci/planted
+
+# the demo's scenarios, headless and checked
+e2e:
+    .ci/run demo
+
+# an agent for another architecture, from Debian packages alone
+cross-local TARGET:
+    cross/local {{TARGET}}
+
+docs:
+    cargo doc --workspace --no-deps
