@@ -1,0 +1,112 @@
+//! `wayside device …`: what the server knows of its devices.
+//!
+//! Invariant: everything shown comes from the REST API. Not here: changing a device.
+
+use anyhow::ensure;
+use clap::Subcommand;
+use serde_json::Value;
+use wayside_common::{id::DeviceId, time::Wall};
+
+use crate::cli::{
+    Context,
+    output::{Column, text},
+};
+
+#[derive(Debug, Default, Subcommand)]
+pub enum Verb {
+    /// All devices
+    #[default]
+    Ls,
+    /// One device: what is stored of its streams, and its gaps
+    Get {
+        #[arg(long, value_name = "ID")]
+        device: DeviceId,
+        #[arg(long, value_enum, default_value_t)]
+        show: Show,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Show {
+    #[default]
+    Summary,
+    Streams,
+    Gaps,
+    Drift,
+}
+
+const DEVICES: &[Column] = &[
+    ("id", |row| text(row, "/id")),
+    ("class", |row| text(row, "/class")),
+    ("state", |row| if row["online"] == true { "online" } else { "offline" }.into()),
+    ("last seen", |row| row["last_seen"].as_i64().map_or("-".into(), |ms| Wall(ms).to_string())),
+    ("agent", |row| text(row, "/agent_version")),
+    ("models", models),
+    ("generation", |row| text(row, "/generation")),
+    ("storage", |row| if row["storage_fault"] == true { "fault" } else { "ok" }.into()),
+];
+
+const STREAMS: &[Column] = &[
+    ("epoch", |row| text(row, "/epoch")),
+    ("stream", |row| text(row, "/stream")),
+    ("records", |row| text(row, "/records")),
+    ("watermark", |row| text(row, "/watermark")),
+    ("positions", |row| row["positions"].as_array().map_or("-".into(), |ranges| ranges.iter().map(range).collect::<Vec<_>>().join(" "))),
+    ("duplicates", |row| text(row, "/duplicate_positions")),
+    ("redelivered", |row| text(row, "/redelivered")),
+    ("differing", |row| text(row, "/differing")),
+];
+
+const GAPS: &[Column] = &[
+    ("epoch", |row| text(row, "/epoch")),
+    ("stream", |row| text(row, "/stream")),
+    ("from", |row| text(row, "/from")),
+    ("to", |row| text(row, "/to")),
+    ("count", |row| if row["unknown"] == true { "unknown".into() } else { text(row, "/count") }),
+    ("begin", |row| row["span"][0].as_i64().map_or("-".into(), |ms| Wall(ms).to_string())),
+    ("end", |row| row["span"][1].as_i64().map_or("-".into(), |ms| Wall(ms).to_string())),
+    ("reason", |row| text(row, "/reason")),
+];
+
+const DRIFT: &[Column] = &[
+    ("slot", |row| text(row, "/slot")),
+    ("feature", |row| text(row, "/feature")),
+    ("verdict", |row| text(row, "/verdict")),
+    ("n", |row| text(row, "/n_current")),
+    ("reference", |row| text(row, "/n_reference")),
+    ("p", |row| text(row, "/chi_square/p_value")),
+    ("psi", |row| text(row, "/effect/psi")),
+];
+
+impl Verb {
+    pub fn run(self, context: &Context) -> anyhow::Result<()> {
+        let Self::Get { device, show } = self else {
+            return context.output.rows(&context.client.get("/v1/devices")?, DEVICES);
+        };
+        let path = format!("/v1/devices/{device}");
+        let (answer, columns) = match show {
+            Show::Summary => return context.output.row(&context.client.get(&path)?, DEVICES),
+            Show::Streams => (context.client.get(&format!("{path}/streams"))?, STREAMS),
+            Show::Gaps => (context.client.get(&format!("{path}/gaps"))?, GAPS),
+            Show::Drift => (context.client.get(&format!("{path}/drift"))?, DRIFT),
+        };
+        ensure!(answer.is_array(), "the server's answer is not a list");
+        context.output.rows(&answer, columns)
+    }
+}
+
+fn models(row: &Value) -> String {
+    let slots = row["slots"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let shown: Vec<String> = slots
+        .iter()
+        .map(|slot| match slot["active"].is_object() {
+            true => format!("{}: {} v{}", text(slot, "/slot"), text(slot, "/active/name"), text(slot, "/active/version")),
+            false => format!("{}: none", text(slot, "/slot")),
+        })
+        .collect();
+    if shown.is_empty() { "-".into() } else { shown.join(", ") }
+}
+
+fn range(range: &Value) -> String {
+    if range[0] == range[1] { text(range, "/0") } else { format!("{}-{}", text(range, "/0"), text(range, "/1")) }
+}

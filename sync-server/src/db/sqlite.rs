@@ -1,0 +1,125 @@
+//! The SQLite store: one thread that writes, a few that read, and the version of the schema.
+//!
+//! Invariant: every write runs in one IMMEDIATE transaction that is on the disk (WAL, synchronous = FULL) before its caller hears of it;
+//! a read sees one snapshot. A method never blocks the async runtime. Not here: the tables (`telemetry`, …).
+
+mod registry;
+mod telemetry;
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use tokio::sync::{mpsc, oneshot};
+
+/// What each schema version adds; `user_version` says how many have run. Entries are never changed once released.
+const SCHEMA: &[&str] = &[telemetry::SCHEMA_1, registry::SCHEMA_2];
+
+const READERS: usize = 2;
+/// How many calls may wait for a thread; more callers wait for their turn.
+const WAITING: usize = 256;
+
+type Job = Box<dyn FnOnce(&mut Connection) + Send>;
+
+/// See the module. Clones share the threads; these end when the last clone is gone.
+#[derive(Clone)]
+pub struct Sqlite {
+    writer: mpsc::Sender<Job>,
+    readers: Arc<[mpsc::Sender<Job>]>,
+    next_reader: Arc<AtomicUsize>,
+    incarnation: u64,
+}
+
+impl Sqlite {
+    /// Opens the store, making it or bringing it up to this build's schema.
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
+        let mut connection = connect(path).with_context(|| format!("could not open the database {}", path.display()))?;
+        migrate(&mut connection).with_context(|| format!("could not prepare the database {}", path.display()))?;
+        let incarnation = telemetry::incarnation(&mut connection)?;
+        let writer = start_thread("db-writer", connection)?;
+        let readers = (0..READERS).map(|_| start_thread("db-reader", connect(path)?)).collect::<anyhow::Result<Vec<_>>>()?;
+        Ok(Self { writer, readers: readers.into(), next_reader: Arc::default(), incarnation })
+    }
+
+    /// One writing transaction: committed where `work` succeeds.
+    pub(crate) async fn write<T, F>(&self, work: F) -> anyhow::Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Transaction) -> anyhow::Result<T> + Send + 'static,
+    {
+        call(&self.writer, move |connection| {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let result = work(&transaction)?;
+            transaction.commit()?;
+            Ok(result)
+        })
+        .await
+    }
+
+    /// One snapshot.
+    pub(crate) async fn read<T, F>(&self, work: F) -> anyhow::Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Transaction) -> anyhow::Result<T> + Send + 'static,
+    {
+        let reader = &self.readers[self.next_reader.fetch_add(1, Ordering::Relaxed) % self.readers.len()];
+        call(reader, move |connection| work(&connection.transaction()?)).await
+    }
+}
+
+async fn call<T, F>(thread: &mpsc::Sender<Job>, work: F) -> anyhow::Result<T>
+where
+    T: Send + 'static,
+    F: FnOnce(&mut Connection) -> anyhow::Result<T> + Send + 'static,
+{
+    let (answer, result) = oneshot::channel();
+    let job: Job = Box::new(move |connection| {
+        // A caller that went away does not want the answer; the work is done all the same.
+        let _ = answer.send(work(connection));
+    });
+    thread.send(job).await.ok().context("the database thread has ended")?;
+    result.await.context("the database thread has ended")?
+}
+
+fn start_thread(name: &str, mut connection: Connection) -> anyhow::Result<mpsc::Sender<Job>> {
+    let (jobs, mut queue) = mpsc::channel::<Job>(WAITING);
+    std::thread::Builder::new().name(name.into()).spawn(move || {
+        while let Some(job) = queue.blocking_recv() {
+            job(&mut connection);
+        }
+    })?;
+    Ok(jobs)
+}
+
+fn connect(path: &Path) -> anyhow::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(Duration::from_secs(10))?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", "ON")?;
+    connection.pragma_update(None, "cache_size", -8_000)?;
+    Ok(connection)
+}
+
+fn migrate(connection: &mut Connection) -> anyhow::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let version: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let version = usize::try_from(version).context("the schema version is negative")?;
+    if version > SCHEMA.len() {
+        bail!("its schema has version {version} and this build knows {}: it was written by a newer build", SCHEMA.len());
+    }
+    for step in &SCHEMA[version..] {
+        transaction.execute_batch(step)?;
+    }
+    transaction.pragma_update(None, "user_version", SCHEMA.len() as i64)?;
+    transaction.commit()?;
+    Ok(())
+}

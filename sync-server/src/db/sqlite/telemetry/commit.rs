@@ -1,0 +1,184 @@
+//! Batches into rows: the receiver's verdict under the stream's row, in the transaction that stores the records.
+//!
+//! Invariant: the stream's row and the records change together or not at all; one batch that fails takes no other with it; what is
+//! stored is compared, never replaced. Not here: how a record becomes a row (`record`).
+
+use std::collections::HashMap;
+
+use anyhow::Context;
+use rusqlite::{OptionalExtension, Transaction, params};
+use wayside_common::{
+    id::Digest,
+    record::{Batch, Body},
+    sync::receiver::{Ack, StreamRow, Verdict, receive},
+    wire,
+};
+
+use super::{device, int, record};
+use crate::db::telemetry::{Arrival, Receipt, Tally};
+
+/// (epoch, stream) rows of one device; each start of an agent makes a few.
+const MAX_STREAMS: i64 = 200_000;
+
+/// Stores a group of batches, each under a savepoint of its own.
+pub fn group(tx: &Transaction, incarnation: u64, arrivals: &[Arrival]) -> anyhow::Result<Vec<Receipt>> {
+    let mut receipts = Vec::with_capacity(arrivals.len());
+    for arrival in arrivals {
+        tx.execute_batch("SAVEPOINT arrival")?;
+        let receipt = match one(tx, incarnation, arrival) {
+            Ok(receipt) => receipt,
+            Err(e) => {
+                tx.execute_batch("ROLLBACK TO arrival")?;
+                Receipt::Failed(format!("{e:#}"))
+            }
+        };
+        tx.execute_batch("RELEASE arrival")?;
+        receipts.push(receipt);
+    }
+    Ok(receipts)
+}
+
+/// Where a batch's records go.
+pub struct Place {
+    pub stream: i64,
+    pub source: i64,
+}
+
+struct Known {
+    place: Place,
+    row: StreamRow,
+}
+
+fn one(tx: &Transaction, incarnation: u64, arrival: &Arrival) -> anyhow::Result<Receipt> {
+    let batch = &arrival.batch;
+    let known = find(tx, arrival)?;
+    let before = known.as_ref().map(|known| known.row.clone()).unwrap_or_default();
+    let (after, verdict) = receive(&before, batch.first_seq, batch.end_seq(), batch.lowest_held);
+    let ack = Ack { epoch: batch.epoch, stream: batch.stream.clone(), row: after.clone(), incarnation };
+    match verdict {
+        Verdict::Nonsense => return Ok(Receipt::Refused("a batch that is empty or below what the device still holds".into())),
+        Verdict::Deferred => return Ok(Receipt::Deferred { ack }),
+        Verdict::New | Verdict::Known | Verdict::Overlap => {}
+    }
+    device::presence(tx, &arrival.device, true, arrival.received)?;
+    let place = match known {
+        Some(known) => known.place,
+        None => match make(tx, arrival)? {
+            Some(place) => place,
+            None => return Ok(Receipt::Refused(format!("more than {MAX_STREAMS} streams of one device"))),
+        },
+    };
+    let tally = store(tx, &place, arrival, &before, verdict)?;
+    tx.prepare(
+        "UPDATE stream SET watermark = ?2, ranges = ?3, records = records + ?4, redelivered = redelivered + ?5, differing = differing + ?6
+         WHERE id = ?1",
+    )?
+    .execute(params![
+        place.stream,
+        int(after.watermark)?,
+        wire::encode(&after.ranges),
+        int(tally.stored)?,
+        int(tally.redelivered)?,
+        int(tally.differing)?
+    ])?;
+    Ok(Receipt::Stored { ack, verdict, tally })
+}
+
+/// Stores what `before` does not cover and compares the rest with what is there.
+fn store(tx: &Transaction, place: &Place, arrival: &Arrival, before: &StreamRow, verdict: Verdict) -> anyhow::Result<Tally> {
+    let batch = &arrival.batch;
+    let digest = Digest::of(&wire::encode(&batch.body));
+    let mut tally = Tally::default();
+    if verdict != Verdict::New {
+        (tally.redelivered, tally.differing) = compare(tx, place, batch, before, &digest)?;
+    }
+    if verdict != Verdict::Known {
+        let fresh = |seq: u64| !before.covers(seq, seq + 1);
+        tally.stored = record::insert(tx, place, arrival, &fresh)?;
+        tx.prepare("INSERT INTO batch (stream, first_seq, end_seq, digest, received) VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(params![
+            place.stream,
+            int(batch.first_seq)?,
+            int(batch.end_seq())?,
+            digest.0,
+            arrival.received.0
+        ])?;
+    }
+    Ok(tally)
+}
+
+/// How many of the covered records are the same, and how many differ. One that is covered and not stored is a hole that the
+/// device had announced; it stays one.
+fn compare(tx: &Transaction, place: &Place, batch: &Batch, before: &StreamRow, digest: &Digest) -> anyhow::Result<(u64, u64)> {
+    let (first, end) = (int(batch.first_seq)?, int(batch.end_seq())?);
+    let stored: Option<Vec<u8>> = tx
+        .prepare("SELECT digest FROM batch WHERE stream = ?1 AND first_seq = ?2 AND end_seq = ?3")?
+        .query_row(params![place.stream, first, end], |row| row.get(0))
+        .optional()?;
+    if stored.is_some_and(|stored| stored == digest.0) {
+        return Ok((batch.len(), 0));
+    }
+    let stored: HashMap<u64, [u8; 16]> = match &batch.body {
+        Body::Readings(_) => record::stored_readings(tx, place, first, end)?,
+        _ => record::stored_contents(tx, place, batch.stream.kind, first, end)?,
+    };
+    let (mut same, mut differing) = (0, 0);
+    for (seq, content) in (batch.first_seq..).zip(record::contents(&batch.body)?) {
+        if before.covers(seq, seq + 1) {
+            match stored.get(&seq) {
+                Some(other) if *other != content => differing += 1,
+                _ => same += 1,
+            }
+        }
+    }
+    Ok((same, differing))
+}
+
+fn find(tx: &Transaction, arrival: &Arrival) -> anyhow::Result<Option<Known>> {
+    let Arrival { device, batch, .. } = arrival;
+    let found = tx
+        .prepare(
+            "SELECT stream.id, stream.source, watermark, ranges FROM stream JOIN source ON source.id = stream.source
+             WHERE stream.device = ?1 AND epoch = ?2 AND source.name = ?3 AND kind = ?4",
+        )?
+        .query_row(params![device.as_str(), batch.epoch.to_string(), batch.stream.source.as_str(), batch.stream.kind.as_str()], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get::<_, i64>(2)?, row.get::<_, Vec<u8>>(3)?))
+        })
+        .optional()?;
+    let Some((stream, source, watermark, ranges)) = found else { return Ok(None) };
+    let ranges = wire::decode(&ranges).context("the ranges of a stream's row")?;
+    Ok(Some(Known { place: Place { stream, source }, row: StreamRow { watermark: watermark as u64, ranges } }))
+}
+
+/// `None`: the device has too many streams.
+fn make(tx: &Transaction, arrival: &Arrival) -> anyhow::Result<Option<Place>> {
+    let Arrival { device, batch, .. } = arrival;
+    let streams: i64 =
+        tx.query_row("UPDATE device SET streams = streams + 1 WHERE id = ?1 RETURNING streams", params![device.as_str()], |row| {
+            row.get(0)
+        })?;
+    if streams > MAX_STREAMS {
+        return Ok(None);
+    }
+    tx.execute(
+        "INSERT INTO source (device, name) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
+        params![device.as_str(), batch.stream.source.as_str()],
+    )?;
+    let source: i64 = tx.query_row(
+        "SELECT id FROM source WHERE device = ?1 AND name = ?2",
+        params![device.as_str(), batch.stream.source.as_str()],
+        |row| row.get(0),
+    )?;
+    let stream = tx.query_row(
+        "INSERT INTO stream (device, epoch, source, kind, epoch_counter, watermark, ranges) VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6) RETURNING id",
+        params![
+            device.as_str(),
+            batch.epoch.to_string(),
+            source,
+            batch.stream.kind.as_str(),
+            batch.epoch.counter,
+            wire::encode(&Vec::<(u64, u64)>::new())
+        ],
+        |row| row.get(0),
+    )?;
+    Ok(Some(Place { stream, source }))
+}

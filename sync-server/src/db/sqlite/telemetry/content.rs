@@ -1,0 +1,142 @@
+//! What is stored of each stream, found by reading the content and not by trusting the keys.
+//!
+//! Invariant: positions come out of the stored records themselves, so that a position stored twice under two names shows. Nothing
+//! is cached. Not here: the receiver's row.
+
+use std::collections::HashMap;
+
+use rusqlite::{Transaction, params};
+use wayside_common::{id::DeviceId, wire};
+
+use super::record::StoredBlock;
+use crate::db::telemetry::{ReportRow, StreamContent};
+
+struct Row {
+    id: i64,
+    source: i64,
+    kind: String,
+    content: StreamContent,
+}
+
+/// In the order of epochs.
+pub fn streams(tx: &Transaction, device: &DeviceId) -> anyhow::Result<Vec<StreamContent>> {
+    let rows = rows(tx, device)?;
+    // Of earlier epochs, per source and kind.
+    let mut earlier: HashMap<(i64, String), Vec<(u64, u64)>> = HashMap::new();
+    let mut contents = Vec::with_capacity(rows.len());
+    for Row { id, source, kind, mut content } in rows {
+        let mut positions = match kind.as_str() {
+            "readings" => reading_positions(tx, id)?,
+            "frames" => frame_positions(tx, id)?,
+            _ => Vec::new(),
+        };
+        positions.sort_unstable();
+        let seen = earlier.entry((source, kind)).or_default();
+        let before = positions.len();
+        positions.dedup();
+        let repeated = positions.iter().filter(|&&position| contains(seen, position)).count();
+        content.duplicate_positions = (before - positions.len() + repeated) as u64;
+        content.positions = merge(positions.into_iter().map(|position| (position, position)).collect());
+        *seen = merge(seen.iter().chain(&content.positions).copied().collect());
+        contents.push(content);
+    }
+    Ok(contents)
+}
+
+fn rows(tx: &Transaction, device: &DeviceId) -> anyhow::Result<Vec<Row>> {
+    let mut statement = tx.prepare(
+        "SELECT stream.id, source, kind, epoch, source.name, watermark, ranges, records, redelivered, differing
+         FROM stream JOIN source ON source.id = stream.source WHERE stream.device = ?1 ORDER BY epoch_counter, epoch, source.name, kind",
+    )?;
+    let mut found = statement.query(params![device.as_str()])?;
+    let mut rows = Vec::new();
+    while let Some(row) = found.next()? {
+        let (kind, source): (String, String) = (row.get(2)?, row.get(4)?);
+        let content = StreamContent {
+            epoch: row.get(3)?,
+            stream: format!("{source}.{kind}"),
+            watermark: row.get::<_, i64>(5)? as u64,
+            ranges: wire::decode(&row.get::<_, Vec<u8>>(6)?)?,
+            records: row.get::<_, i64>(7)? as u64,
+            positions: Vec::new(),
+            degraded: Vec::new(),
+            duplicate_positions: 0,
+            redelivered: row.get::<_, i64>(8)? as u64,
+            differing: row.get::<_, i64>(9)? as u64,
+        };
+        rows.push(Row { id: row.get(0)?, source: row.get(1)?, kind, content });
+    }
+    Ok(rows)
+}
+
+fn reading_positions(tx: &Transaction, stream: i64) -> anyhow::Result<Vec<u64>> {
+    let mut statement = tx.prepare("SELECT first_seq, clock, bytes FROM block WHERE stream = ?1 ORDER BY first_seq")?;
+    let mut rows = statement.query(params![stream])?;
+    let mut positions = Vec::new();
+    while let Some(row) = rows.next()? {
+        positions.extend(StoredBlock::read(row)?.block.unpack()?.iter().map(|reading| reading.position.0));
+    }
+    Ok(positions)
+}
+
+fn frame_positions(tx: &Transaction, stream: i64) -> anyhow::Result<Vec<u64>> {
+    let mut statement = tx.prepare("SELECT position FROM frame WHERE stream = ?1 ORDER BY seq")?;
+    let rows = statement.query_map(params![stream], |row| Ok(row.get::<_, i64>(0)? as u64))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// Sorted, disjoint, inclusive ranges.
+fn contains(ranges: &[(u64, u64)], position: u64) -> bool {
+    let after = ranges.partition_point(|&(from, _)| from <= position);
+    after.checked_sub(1).is_some_and(|at| position <= ranges[at].1)
+}
+
+/// Inclusive ranges, touching ones joined.
+fn merge(mut ranges: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
+    ranges.sort_unstable();
+    let mut merged: Vec<(u64, u64)> = Vec::new();
+    for (from, to) in ranges {
+        match merged.last_mut() {
+            Some(last) if from <= last.1.saturating_add(1) => last.1 = last.1.max(to),
+            _ => merged.push((from, to)),
+        }
+    }
+    merged
+}
+
+/// Newest first.
+pub fn reports(tx: &Transaction, device: &DeviceId, limit: u32) -> anyhow::Result<Vec<ReportRow>> {
+    let mut statement = tx.prepare(
+        "SELECT source.name, epoch, seq, wall, fact FROM report JOIN stream ON stream.id = report.stream JOIN source ON source.id = stream.source
+         WHERE stream.device = ?1 ORDER BY epoch_counter DESC, epoch, wall DESC, seq DESC LIMIT ?2",
+    )?;
+    let rows = statement.query_map(params![device.as_str(), limit], |row| {
+        let fact: String = row.get(4)?;
+        Ok(ReportRow {
+            source: row.get(0)?,
+            epoch: row.get(1)?,
+            seq: row.get::<_, i64>(2)? as u64,
+            wall_ms: row.get(3)?,
+            fact: serde_json::from_str(&fact).unwrap_or_default(),
+        })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_that_touch_are_one() {
+        assert_eq!(merge(vec![(7, 9), (0, 0), (1, 2), (3, 5), (9, 12)]), [(0, 5), (7, 12)]);
+        assert_eq!(merge(vec![(u64::MAX, u64::MAX), (0, u64::MAX)]), [(0, u64::MAX)]);
+    }
+
+    #[test]
+    fn a_position_is_found_in_its_range() {
+        let ranges = [(2, 4), (8, 8)];
+        let inside: Vec<u64> = (0..10).filter(|&position| contains(&ranges, position)).collect();
+        assert_eq!(inside, [2, 3, 4, 8]);
+    }
+}

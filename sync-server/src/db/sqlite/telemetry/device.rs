@@ -1,0 +1,149 @@
+//! The device's own row: who it is, what runs in its slots, when it was seen, its newest picture.
+//!
+//! Invariant: a device exists here as soon as it said anything. Not here: its streams, and what it is meant to run.
+
+use rusqlite::{OptionalExtension, Transaction, params};
+use wayside_common::{
+    fleet::{Hello, ModelRef, SlotStatus},
+    id::{DeviceId, Epoch, SlotName},
+    time::Wall,
+    wire::Thumbnail,
+};
+
+use super::{digest, int, ledger, name};
+use crate::db::telemetry::{Device, HelloReceipt, ThumbnailRow};
+
+pub fn presence(tx: &Transaction, device: &DeviceId, online: bool, now: Wall) -> anyhow::Result<()> {
+    tx.execute(
+        "INSERT INTO device (id, online, last_seen) VALUES (?1, ?2, ?3)
+         ON CONFLICT (id) DO UPDATE SET online = excluded.online, last_seen = max(last_seen, excluded.last_seen)",
+        params![device.as_str(), online, now.0],
+    )?;
+    Ok(())
+}
+
+pub fn hello(tx: &Transaction, device: &DeviceId, hello: &Hello, now: Wall) -> anyhow::Result<HelloReceipt> {
+    let before: Option<(Option<String>, Option<u32>)> = tx
+        .query_row("SELECT epoch, epoch_counter FROM device WHERE id = ?1", params![device.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    presence(tx, device, true, now)?;
+    tx.execute(
+        "UPDATE device SET class = ?2, agent_version = ?3, epoch = ?4, epoch_counter = ?5, started = ?6, generation = ?7,
+         root_version = ?8, targets_version = ?9, storage_fault = ?10, ledger_version = ?11 WHERE id = ?1",
+        params![
+            device.as_str(),
+            hello.class.as_str(),
+            hello.agent_version,
+            hello.epoch.to_string(),
+            hello.epoch.counter,
+            hello.started.0,
+            int(hello.generation.0)?,
+            int(hello.root_version)?,
+            int(hello.targets_version)?,
+            hello.storage_fault,
+            int(hello.ledger_version)?
+        ],
+    )?;
+    replace_slots(tx, device, &hello.slots)?;
+    let new_gaps = ledger::take(tx, device, &hello.ledger)?;
+    let lost = ledger::find_lost(tx, device, hello)?;
+    let restored = before.and_then(|(epoch, counter)| restored(&hello.epoch, &epoch?, counter?));
+    let alert = restored.or_else(|| (lost > 0).then(|| format!("{lost} stretches of records that were acked once are not in this store")));
+    Ok(HelloReceipt { new_gaps: new_gaps + lost, alert })
+}
+
+/// Counters only grow: an older one, or the same with another nonce, is a restored image or a second device with this name.
+fn restored(now: &Epoch, last: &str, last_counter: u32) -> Option<String> {
+    (now.to_string() != last && now.counter <= last_counter)
+        .then(|| format!("epoch {now} came after epoch {last}: the device was restored from an image, or two devices have this name"))
+}
+
+pub fn replace_slots(tx: &Transaction, device: &DeviceId, slots: &[SlotStatus]) -> anyhow::Result<()> {
+    tx.execute("DELETE FROM slot WHERE device = ?1", params![device.as_str()])?;
+    slots.iter().try_for_each(|status| put_slot(tx, device, status))
+}
+
+fn put_slot(tx: &Transaction, device: &DeviceId, status: &SlotStatus) -> anyhow::Result<()> {
+    let active = status.active.as_ref();
+    tx.execute(
+        "INSERT INTO slot (device, slot, model, version, digest) VALUES (?1, ?2, ?3, ?4, ?5)
+         ON CONFLICT (device, slot) DO UPDATE SET model = excluded.model, version = excluded.version, digest = excluded.digest",
+        params![
+            device.as_str(),
+            status.slot.as_str(),
+            active.map(|model| model.name.as_str()),
+            active.map(|model| model.version),
+            active.map(|model| model.digest.0)
+        ],
+    )?;
+    Ok(())
+}
+
+/// All devices, or one.
+pub fn list(tx: &Transaction, only: Option<&DeviceId>) -> anyhow::Result<Vec<Device>> {
+    let mut statement = tx.prepare(
+        "SELECT id, class, online, last_seen, agent_version, epoch, started, generation, root_version, targets_version, storage_fault,
+         (SELECT coalesce(sum(redelivered), 0) FROM stream WHERE stream.device = device.id),
+         (SELECT coalesce(sum(differing), 0) FROM stream WHERE stream.device = device.id)
+         FROM device WHERE ?1 IS NULL OR id = ?1 ORDER BY id",
+    )?;
+    let rows = statement.query_map(params![only.map(DeviceId::as_str)], |row| {
+        Ok(Device {
+            id: name(row.get(0)?)?,
+            class: row.get(1)?,
+            online: row.get(2)?,
+            last_seen: row.get(3)?,
+            agent_version: row.get(4)?,
+            epoch: row.get(5)?,
+            started: row.get(6)?,
+            generation: row.get::<_, i64>(7)? as u64,
+            root_version: row.get::<_, i64>(8)? as u64,
+            targets_version: row.get::<_, i64>(9)? as u64,
+            storage_fault: row.get(10)?,
+            slots: Vec::new(),
+            redelivered: row.get::<_, i64>(11)? as u64,
+            differing: row.get::<_, i64>(12)? as u64,
+        })
+    })?;
+    let mut devices: Vec<Device> = rows.collect::<Result<_, _>>()?;
+    for device in &mut devices {
+        device.slots = slots(tx, &device.id)?;
+    }
+    Ok(devices)
+}
+
+fn slots(tx: &Transaction, device: &DeviceId) -> anyhow::Result<Vec<SlotStatus>> {
+    let mut statement = tx.prepare("SELECT slot, model, version, digest FROM slot WHERE device = ?1 ORDER BY slot")?;
+    let rows = statement.query_map(params![device.as_str()], |row| {
+        let active = match row.get::<_, Option<String>>(1)? {
+            Some(model) => Some(ModelRef { name: name(model)?, version: row.get(2)?, digest: digest(row.get(3)?)? }),
+            None => None,
+        };
+        Ok(SlotStatus { slot: name(row.get(0)?)?, active })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// The latest replaces the one before; an older one that comes late does not.
+pub fn keep_thumbnail(tx: &Transaction, device: &DeviceId, thumbnail: &Thumbnail, now: Wall) -> anyhow::Result<()> {
+    tx.execute(
+        "INSERT INTO thumbnail (device, slot, position, received, label, jpeg) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+         ON CONFLICT (device, slot) DO UPDATE SET position = excluded.position, received = excluded.received, label = excluded.label,
+         jpeg = excluded.jpeg",
+        params![device.as_str(), thumbnail.slot.as_str(), int(thumbnail.position.0)?, now.0, thumbnail.label, thumbnail.jpeg],
+    )?;
+    Ok(())
+}
+
+pub fn thumbnails(tx: &Transaction, device: &DeviceId) -> anyhow::Result<Vec<ThumbnailRow>> {
+    let mut statement = tx.prepare("SELECT slot, position, received, label FROM thumbnail WHERE device = ?1 ORDER BY slot")?;
+    let rows = statement.query_map(params![device.as_str()], |row| {
+        Ok(ThumbnailRow { slot: row.get(0)?, position: row.get::<_, i64>(1)? as u64, received_ms: row.get(2)?, label: row.get(3)? })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+pub fn thumbnail(tx: &Transaction, device: &DeviceId, slot: &SlotName) -> anyhow::Result<Option<Vec<u8>>> {
+    let sql = "SELECT jpeg FROM thumbnail WHERE device = ?1 AND slot = ?2";
+    Ok(tx.query_row(sql, params![device.as_str(), slot.as_str()], |row| row.get(0)).optional()?)
+}

@@ -1,0 +1,80 @@
+//! Readings out of their blocks: a range of time, and the newest.
+//!
+//! Invariant: rows are in the order of time, and a cut answer says where to go on without skipping a row. Not here: downsampling.
+
+use rusqlite::{Transaction, params};
+use wayside_common::{id::DeviceId, reading::Column};
+
+use super::{record::StoredBlock, sources};
+use crate::db::telemetry::{LatestReading, LatestValue, Range, ReadingRow, Readings};
+
+pub fn range(tx: &Transaction, device: &DeviceId, range: &Range) -> anyhow::Result<Readings> {
+    let mut answer = Readings { columns: Vec::new(), rows: Vec::new(), complete: true, next_ms: None };
+    let Some((source, _)) = sources(tx, device, "readings", Some(range.source.as_str()))?.pop() else { return Ok(answer) };
+    // Blocks of two epochs may overlap in time where the clock was set back.
+    let mut statement = tx.prepare(
+        "SELECT first_seq, clock, bytes, first_wall FROM block WHERE source = ?1 AND last_wall >= ?2 AND first_wall <= ?3
+         ORDER BY first_wall, id",
+    )?;
+    let mut blocks = statement.query(params![source, range.from, range.to])?;
+    let limit = range.limit as usize;
+    while let Some(row) = blocks.next()? {
+        // No row that is still unread is older than this.
+        let unread: i64 = row.get::<_, i64>(3)?.max(range.from);
+        let block = StoredBlock::read(row)?;
+        let other_columns = !answer.rows.is_empty() && block.block.columns != answer.columns;
+        let enough = answer.rows.len() > limit && answer.rows.iter().filter(|row| row.wall_ms < unread).count() > limit;
+        if other_columns || enough {
+            answer.next_ms = Some(unread);
+            break;
+        }
+        answer.columns.clone_from(&block.block.columns);
+        answer.rows.extend(rows(&block, range)?);
+    }
+    answer.rows.sort_by_key(|row| (row.wall_ms, row.position));
+    cut(&mut answer, limit);
+    Ok(answer)
+}
+
+fn rows(block: &StoredBlock, range: &Range) -> anyhow::Result<Vec<ReadingRow>> {
+    let readings = block.block.unpack()?.into_iter().map(|reading| {
+        let wall_ms = block.wall(&reading).0;
+        ReadingRow { position: reading.position.0, wall_ms, values: reading.values }
+    });
+    Ok(readings.filter(|row| (range.from..=range.to).contains(&row.wall_ms)).collect())
+}
+
+/// Cuts before the millisecond of the first row that is too many, so that no millisecond is split.
+fn cut(answer: &mut Readings, limit: usize) {
+    if let Some(unread) = answer.next_ms {
+        let known = answer.rows.partition_point(|row| row.wall_ms < unread);
+        answer.rows.truncate(if known > 0 { known } else { answer.rows.len() });
+    }
+    if let Some(first_left) = answer.rows.get(limit).map(|row| row.wall_ms) {
+        let whole = answer.rows.partition_point(|row| row.wall_ms < first_left);
+        let keep = if whole > 0 { whole } else { answer.rows.partition_point(|row| row.wall_ms <= first_left) };
+        answer.next_ms = answer.rows.get(keep).map(|row| row.wall_ms).or(answer.next_ms);
+        answer.rows.truncate(keep);
+    }
+    answer.complete = answer.next_ms.is_none();
+}
+
+/// The newest reading of each sensor.
+pub fn latest(tx: &Transaction, device: &DeviceId) -> anyhow::Result<Vec<LatestReading>> {
+    let mut statement =
+        tx.prepare("SELECT first_seq, clock, bytes FROM block WHERE source = ?1 ORDER BY first_wall DESC, id DESC LIMIT 1")?;
+    let mut latest = Vec::new();
+    for (source, name) in sources(tx, device, "readings", None)? {
+        let mut blocks = statement.query(params![source])?;
+        let Some(row) = blocks.next()? else { continue };
+        let block = StoredBlock::read(row)?;
+        let Some(reading) = block.block.unpack()?.pop() else { continue };
+        let values = block.block.columns.iter().zip(&reading.values).map(|(column, value)| value_of(column, *value)).collect();
+        latest.push(LatestReading { source: name, position: reading.position.0, wall_ms: block.wall(&reading).0, values });
+    }
+    Ok(latest)
+}
+
+fn value_of(column: &Column, raw: Option<i32>) -> LatestValue {
+    LatestValue { name: column.name.clone(), unit: column.unit.clone(), value: raw.map(|raw| column.value(raw)) }
+}

@@ -1,0 +1,296 @@
+//! One record, one row; one run of readings, one block.
+//!
+//! Invariant: what is inserted here has the seq of its record and the wall time by its batch's clocks. Not here: which records are
+//! inserted (`commit`).
+
+use std::collections::HashMap;
+
+use anyhow::Context;
+use rusqlite::{Statement, Transaction, params};
+use serde::Serialize;
+use wayside_common::{
+    block::Block,
+    id::{Digest, StreamKind},
+    reading::Reading,
+    record::{Answer, Body, Frame, NoAnswer, Prediction, Report, Sample, SampleReason, Sketch},
+    time::{ClockStamp, Wall},
+    wire,
+};
+
+use super::{commit::Place, int};
+use crate::{db::telemetry::Arrival, ingest::wall_of};
+
+/// Inserts the records whose seq is fresh; gives how many.
+pub fn insert(tx: &Transaction, place: &Place, arrival: &Arrival, fresh: &dyn Fn(u64) -> bool) -> anyhow::Result<u64> {
+    let batch = &arrival.batch;
+    let numbered = |len: usize| (batch.first_seq..).zip(0..len).filter(|(seq, _)| fresh(*seq));
+    let mut stored = 0;
+    match &batch.body {
+        Body::Readings(block) => return insert_readings(tx, place, arrival, block, fresh),
+        Body::Frames(records) => {
+            let mut statement = tx.prepare(INSERT_FRAME)?;
+            for (seq, at) in numbered(records.len()) {
+                stored += insert_frame(&mut statement, place, seq, &batch.clock, &records[at])?;
+            }
+        }
+        Body::Predictions(records) => {
+            let mut statement = tx.prepare(INSERT_PREDICTION)?;
+            for (seq, at) in numbered(records.len()) {
+                stored += insert_prediction(&mut statement, place, seq, &batch.clock, &records[at])?;
+            }
+        }
+        Body::Sketches(records) => {
+            let mut statement = tx.prepare(INSERT_SKETCH)?;
+            for (seq, at) in numbered(records.len()) {
+                stored += insert_sketch(&mut statement, place, seq, &batch.clock, &records[at])?;
+            }
+        }
+        Body::Samples(records) => {
+            let mut statement = tx.prepare(INSERT_SAMPLE)?;
+            for (seq, at) in numbered(records.len()) {
+                stored += insert_sample(&mut statement, place, seq, arrival, &records[at])?;
+            }
+        }
+        Body::Reports(records) => {
+            let mut statement = tx.prepare(INSERT_REPORT)?;
+            for (seq, at) in numbered(records.len()) {
+                stored += insert_report(&mut statement, place, seq, &batch.clock, &records[at])?;
+            }
+        }
+    }
+    Ok(stored as u64)
+}
+
+const INSERT_FRAME: &str = "INSERT INTO frame
+    (stream, seq, source, position, wall, item, label, confidence, margin, micros, model, none, content)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
+const INSERT_PREDICTION: &str = "INSERT INTO prediction
+    (stream, seq, source, slot, first, last, wall, label, confidence, margin, micros, model, none, content)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
+const INSERT_SKETCH: &str = "INSERT INTO sketch
+    (stream, seq, source, slot, model, feature, window, wall, counts, content)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+const INSERT_SAMPLE: &str = "INSERT INTO sample
+    (id, stream, seq, slot, position, wall, item, model, label, confidence, margin, why, received, jpeg, embedding, content)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)";
+const INSERT_REPORT: &str = "INSERT INTO report (stream, seq, wall, fact, content) VALUES (?1, ?2, ?3, ?4, ?5)";
+
+fn insert_frame(statement: &mut Statement, place: &Place, seq: u64, clock: &ClockStamp, frame: &Frame) -> anyhow::Result<usize> {
+    let answer = Columns::of(&frame.answer);
+    Ok(statement.execute(params![
+        place.stream,
+        int(seq)?,
+        place.source,
+        int(frame.position.0)?,
+        wall_of(clock, frame.mono).0,
+        frame.item,
+        answer.label,
+        answer.confidence,
+        answer.margin,
+        answer.micros,
+        answer.model,
+        answer.none,
+        content(frame)
+    ])?)
+}
+
+fn insert_prediction(
+    statement: &mut Statement,
+    place: &Place,
+    seq: u64,
+    clock: &ClockStamp,
+    prediction: &Prediction,
+) -> anyhow::Result<usize> {
+    let answer = Columns::of(&prediction.answer);
+    Ok(statement.execute(params![
+        place.stream,
+        int(seq)?,
+        place.source,
+        prediction.slot.as_str(),
+        int(prediction.from.0)?,
+        int(prediction.to.0)?,
+        wall_of(clock, prediction.mono).0,
+        answer.label,
+        answer.confidence,
+        answer.margin,
+        answer.micros,
+        answer.model,
+        answer.none,
+        content(prediction)
+    ])?)
+}
+
+fn insert_sketch(statement: &mut Statement, place: &Place, seq: u64, clock: &ClockStamp, sketch: &Sketch) -> anyhow::Result<usize> {
+    let counts: Vec<u8> = sketch.counts.iter().flat_map(|count| count.to_le_bytes()).collect();
+    Ok(statement.execute(params![
+        place.stream,
+        int(seq)?,
+        place.source,
+        sketch.slot.as_str(),
+        sketch.model.0,
+        sketch.feature,
+        int(sketch.window)?,
+        wall_of(clock, sketch.mono).0,
+        counts,
+        content(sketch)
+    ])?)
+}
+
+fn insert_sample(statement: &mut Statement, place: &Place, seq: u64, arrival: &Arrival, sample: &Sample) -> anyhow::Result<usize> {
+    let Arrival { device, batch, received } = arrival;
+    // Of the record's name, so that it is the same whenever the record is stored, and safe in a URL and a path.
+    let id = Digest::of(format!("{device} {} {} {seq}", batch.epoch, batch.stream).as_bytes()).to_string()[..16].to_owned();
+    let embedding: Vec<u8> = sample.embedding.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let why = match sample.why {
+        SampleReason::LowMargin => "low_margin",
+        SampleReason::Random => "random",
+    };
+    Ok(statement.execute(params![
+        id,
+        place.stream,
+        int(seq)?,
+        sample.slot.as_str(),
+        int(sample.position.0)?,
+        wall_of(&batch.clock, sample.mono).0,
+        sample.item,
+        sample.answer.model.0,
+        sample.answer.label,
+        f64::from(sample.answer.confidence),
+        f64::from(sample.answer.margin),
+        why,
+        received.0,
+        sample.jpeg,
+        embedding,
+        content(sample)
+    ])?)
+}
+
+fn insert_report(statement: &mut Statement, place: &Place, seq: u64, clock: &ClockStamp, report: &Report) -> anyhow::Result<usize> {
+    let fact = serde_json::to_string(&report.fact)?;
+    Ok(statement.execute(params![place.stream, int(seq)?, wall_of(clock, report.mono).0, fact, content(report)])?)
+}
+
+/// An answer, or why there is none, as columns.
+struct Columns<'a> {
+    label: Option<&'a str>,
+    confidence: Option<f64>,
+    margin: Option<f64>,
+    micros: Option<u32>,
+    model: Option<[u8; 32]>,
+    none: Option<&'static str>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(answer: &'a Result<Answer, NoAnswer>) -> Self {
+        match answer {
+            Ok(answer) => Self {
+                label: Some(&answer.label),
+                confidence: Some(f64::from(answer.confidence)),
+                margin: Some(f64::from(answer.margin)),
+                micros: Some(answer.micros),
+                model: Some(answer.model.0),
+                none: None,
+            },
+            Err(reason) => {
+                let none = match reason {
+                    NoAnswer::WorkerCrash => "worker_crash",
+                    NoAnswer::Busy => "busy",
+                    NoAnswer::BadInput => "bad_input",
+                    NoAnswer::NoModel => "no_model",
+                    NoAnswer::Timeout => "timeout",
+                };
+                Self { label: None, confidence: None, margin: None, micros: None, model: None, none: Some(none) }
+            }
+        }
+    }
+}
+
+/// A whole block is stored as it came; of a part, each run is packed again.
+fn insert_readings(tx: &Transaction, place: &Place, arrival: &Arrival, block: &Block, fresh: &dyn Fn(u64) -> bool) -> anyhow::Result<u64> {
+    let batch = &arrival.batch;
+    let readings = block.unpack().context("a block that passed its check")?;
+    let numbered: Vec<(u64, Reading)> = (batch.first_seq..).zip(readings).filter(|(seq, _)| fresh(*seq)).collect();
+    let mut statement = tx.prepare(
+        "INSERT INTO block (stream, first_seq, end_seq, source, first_wall, last_wall, clock, bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+    )?;
+    for run in numbered.chunk_by(|(a, _), (b, _)| a + 1 == *b) {
+        let bytes = if run.len() == block.len() {
+            wire::encode(block)
+        } else {
+            let rest: Vec<Reading> = run.iter().map(|(_, reading)| reading.clone()).collect();
+            wire::encode(&Block::pack(&block.columns, &rest)?)
+        };
+        let walls = || run.iter().map(|(_, reading)| wall_of(&batch.clock, reading.mono).0);
+        let (first_seq, end_seq) = (run[0].0, run[run.len() - 1].0 + 1);
+        let span = (walls().min().unwrap_or_default(), walls().max().unwrap_or_default());
+        let clock = wire::encode(&batch.clock);
+        statement.execute(params![place.stream, int(first_seq)?, int(end_seq)?, place.source, span.0, span.1, clock, bytes])?;
+    }
+    Ok(numbered.len() as u64)
+}
+
+/// A block as it is stored.
+pub struct StoredBlock {
+    pub first_seq: u64,
+    clock: ClockStamp,
+    pub block: Block,
+}
+
+impl StoredBlock {
+    /// From the columns `first_seq, clock, bytes`.
+    pub fn read(row: &rusqlite::Row) -> anyhow::Result<Self> {
+        let (clock, bytes): (Vec<u8>, Vec<u8>) = (row.get(1)?, row.get(2)?);
+        Ok(Self {
+            first_seq: row.get::<_, i64>(0)? as u64,
+            clock: wire::decode(&clock).context("the clock of a stored block")?,
+            block: wire::decode(&bytes).context("a stored block")?,
+        })
+    }
+
+    pub fn wall(&self, reading: &Reading) -> Wall {
+        wall_of(&self.clock, reading.mono)
+    }
+}
+
+/// What identifies the content of each record of a batch, in order.
+pub fn contents(body: &Body) -> anyhow::Result<Vec<[u8; 16]>> {
+    Ok(match body {
+        Body::Reports(records) => records.iter().map(content).collect(),
+        Body::Frames(records) => records.iter().map(content).collect(),
+        Body::Predictions(records) => records.iter().map(content).collect(),
+        Body::Sketches(records) => records.iter().map(content).collect(),
+        Body::Samples(records) => records.iter().map(content).collect(),
+        Body::Readings(block) => block.unpack()?.iter().map(|reading| content(&(&block.columns, reading))).collect(),
+    })
+}
+
+pub fn stored_readings(tx: &Transaction, place: &Place, first: i64, end: i64) -> anyhow::Result<HashMap<u64, [u8; 16]>> {
+    let mut statement = tx.prepare("SELECT first_seq, clock, bytes FROM block WHERE stream = ?1 AND first_seq < ?3 AND end_seq > ?2")?;
+    let mut rows = statement.query(params![place.stream, first, end])?;
+    let mut stored = HashMap::new();
+    while let Some(row) = rows.next()? {
+        let stored_block = StoredBlock::read(row)?;
+        let contents = contents(&Body::Readings(stored_block.block.clone()))?;
+        stored.extend((stored_block.first_seq..).zip(contents));
+    }
+    Ok(stored)
+}
+
+pub fn stored_contents(tx: &Transaction, place: &Place, kind: StreamKind, first: i64, end: i64) -> anyhow::Result<HashMap<u64, [u8; 16]>> {
+    let sql = match kind {
+        StreamKind::Frames => "SELECT seq, content FROM frame WHERE stream = ?1 AND seq >= ?2 AND seq < ?3",
+        StreamKind::Predictions => "SELECT seq, content FROM prediction WHERE stream = ?1 AND seq >= ?2 AND seq < ?3",
+        StreamKind::Sketches => "SELECT seq, content FROM sketch WHERE stream = ?1 AND seq >= ?2 AND seq < ?3",
+        StreamKind::Samples => "SELECT seq, content FROM sample WHERE stream = ?1 AND seq >= ?2 AND seq < ?3",
+        StreamKind::Reports => "SELECT seq, content FROM report WHERE stream = ?1 AND seq >= ?2 AND seq < ?3",
+        StreamKind::Readings => return stored_readings(tx, place, first, end),
+    };
+    let mut statement = tx.prepare(sql)?;
+    let rows = statement.query_map(params![place.stream, first, end], |row| Ok((row.get::<_, i64>(0)? as u64, row.get(1)?)))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+fn content<T: Serialize>(record: &T) -> [u8; 16] {
+    let Digest(digest) = Digest::of(&wire::encode(record));
+    digest[..16].try_into().expect("half of 32 bytes")
+}
