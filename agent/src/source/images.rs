@@ -56,6 +56,11 @@ impl Images {
         };
         Ok(Self { root: config.path.clone(), items, pace, count })
     }
+
+    /// In one pass.
+    pub fn files(&self) -> u64 {
+        self.items.len() as u64
+    }
 }
 
 fn list(folder: &Path, prefix: &str, depth: usize, items: &mut Vec<String>) -> Result<(), SourceError> {
