@@ -74,8 +74,7 @@ fn judge_frame(model: &mut Model, jpeg: &[u8], roi: Option<Roi>, thumbnail: bool
     if thumbnail {
         judged.thumbnail = framed_thumbnail(jpeg, roi).ok();
     }
-    // Written so that a margin that is no number brings the details.
-    if !(inference.margin >= details_below) {
+    if inference.margin < details_below {
         judged.crop = roi.and_then(|roi| thumbnail::crop_jpeg(jpeg, Some(roi)).ok());
         judged.embedding = model.embedding(&inference).unwrap_or_default().to_vec();
     }

@@ -33,7 +33,7 @@ mod register {
 }
 
 /// One sample each of temperature and pressure, then back to sleep (§5.4.5: osrs_t = 001, osrs_p = 001, mode = 01).
-const FORCED_ONCE: u8 = 0b001_001_01;
+const FORCED_ONCE: u8 = (0b001 << 5) | (0b001 << 2) | 0b01;
 /// §9.1: with one sample each a measurement takes at most 9.3 ms.
 const MEASURE_MS: u32 = 10;
 const POLL_MS: u32 = 2;

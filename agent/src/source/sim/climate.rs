@@ -136,7 +136,7 @@ impl Air {
     fn step(&mut self, day: &Day, minute: u64) {
         const AIR_CHANGE: f64 = 75.0;
         let people = f64::from(day.people(minute));
-        let working_day = day.stays.is_empty().then_some(17.5).unwrap_or(21.0);
+        let working_day = if day.stays.is_empty() { 17.5 } else { 21.0 };
         let thermostat = if (330..1_110).contains(&minute) { working_day } else { 18.0 };
         let outdoor = day.outdoor(minute);
         self.celsius += (thermostat - self.celsius) / 50.0 + (outdoor - self.celsius) / 1_500.0;
