@@ -1,0 +1,330 @@
+//! The composition root: opens the stores, begins the epoch, makes every task and joins them by channels.
+//!
+//! Invariant: it only constructs and, at the end, waits; every decision lies in what it constructs. Imported by `main` alone.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    task::JoinHandle,
+    time::timeout,
+};
+use wayside_common::{
+    fleet::{ModelRef, SlotStatus},
+    id::{SlotName, SourceName},
+    record::Fact,
+    sync::sender::{Event, Sender},
+    time::Mono,
+    trust::set::TrustedSet,
+};
+use wayside_models::package::Package;
+
+use crate::{
+    clock::Clock,
+    config::{Config, SlotConfig},
+    epoch::{self, Begun, Opened},
+    fit,
+    judge::{Slot, Workshop},
+    keeper::Keeper,
+    link::{Installed, Outgoing, mqtt::Mqtt},
+    pipeline::{Surroundings, camera::Camera, sensor::Sensor},
+    report::Reporter,
+    sense::{self, Sensing},
+    source::{Pace, Shape},
+    spool::{Cut, Spool},
+    state::State,
+    store::Store,
+    supervisor::{self, Supervisor},
+    updater::{
+        event::{Memory, Now},
+        machine::Machine,
+        slots::Slots,
+        task::{Place, Updater},
+    },
+    uplink::{self, Drained, Identity, Uplink},
+};
+
+/// How long the end may take, all in all.
+const DRAIN: Duration = Duration::from_secs(5);
+/// Sensed items that are not yet taken.
+const SENSED: usize = 256;
+const CUTS: usize = 64;
+const HELD: usize = 256;
+const OUTBOX: usize = 64;
+
+/// A running agent.
+pub struct Agent {
+    clock: Clock,
+    reporter: Reporter,
+    sensing: Vec<Sensing>,
+    pipelines: Vec<JoinHandle<()>>,
+    keeper: JoinHandle<()>,
+    uplink: JoinHandle<Drained>,
+    updater: JoinHandle<()>,
+    stop: watch::Sender<Option<Mono>>,
+}
+
+/// How the agent ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stopped {
+    /// Everything that was sensed is on disk.
+    pub clean: bool,
+    /// Batches that the server has not committed; they wait for the next start.
+    pub left: usize,
+}
+
+/// The stores, and what the start found in them.
+struct Opening {
+    state: State,
+    spool: Spool,
+    sources: Vec<Opened>,
+    begun: Begun,
+    memory: Memory,
+    /// Where each slot's model lies.
+    present: Vec<(SlotConfig, PathBuf)>,
+    slots: Slots,
+}
+
+impl Agent {
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        let clock = Clock::start();
+        let started = clock.wall();
+        let Opening { state, spool, sources, begun, memory, present, slots } = open(&config, clock)?;
+        let mut sender = Sender::new(uplink::LIMITS);
+        for held in state.held()?.into_iter().chain(spool.held()?) {
+            sender.handle(clock.mono(), Event::Held { key: held.key, end_seq: held.end_seq });
+        }
+        let (storage_fault, storage_fault_seen) = watch::channel(state.storage_fault()?);
+        let (state, spool) = (Store::new(state), Store::new(spool));
+        let (held, held_seen) = mpsc::channel(HELD);
+        let (cuts, cuts_seen) = mpsc::channel(CUTS);
+        let (damaged, damaged_seen) = mpsc::channel(8);
+        let (outbox, outbox_seen) = mpsc::channel(OUTBOX);
+        let (arrived, arrived_seen) = mpsc::channel(OUTBOX);
+        let (installed, installed_seen) = watch::channel(installed(&memory));
+        let (stop, stop_seen) = watch::channel(None);
+        let (facts, facts_seen) = mpsc::channel(16);
+        let hello_due = Arc::new(Notify::new());
+        let reporter = Reporter { epoch: begun.epoch, clock, state: state.clone(), held, hello_due: Arc::clone(&hello_due) };
+        tokio::spawn(reporter.clone().forward(facts_seen));
+
+        let device = config.device.clone();
+        let link = Box::new(Mqtt::start(&config.link, &device.fleet, &device.id));
+        let identity = Identity { fleet: device.fleet, device: device.id, class: device.class, epoch: begun.epoch, started };
+        let uplink = Uplink {
+            identity,
+            clock,
+            link,
+            sender,
+            spool: spool.clone(),
+            state,
+            held: held_seen,
+            outbox: outbox_seen,
+            arrived,
+            damaged,
+            hello_due,
+            installed: installed_seen,
+            storage_fault: storage_fault_seen,
+            stop: stop_seen,
+        };
+        let uplink = tokio::spawn(uplink.run());
+        let keeper = Keeper { spool, reporter: reporter.clone(), cuts: cuts_seen, damaged: damaged_seen, storage_fault };
+        let keeper = tokio::spawn(keeper.run());
+        reporter.report(Fact::Started { agent_version: env!("CARGO_PKG_VERSION").into() }).await;
+
+        // Sensing does not wait until models are loaded, so every slot begins empty.
+        let empty = present.iter().map(|(slot, _)| (slot.name.clone(), None)).collect::<Vec<_>>();
+        let of_this_program = supervisor::Config::of_this_program(config.samples.margin_below)?;
+        let (supervisor, judges) = Supervisor::start(of_this_program, empty, facts).await;
+        let places = places(&present, &judges, &sources);
+        let workshop: Arc<dyn Workshop> = Arc::new(supervisor);
+        let now = Now { mono: clock.mono(), wall: clock.for_expiry() };
+        let updater = Updater {
+            clock,
+            machine: Machine::new(now, memory),
+            reporter: reporter.clone(),
+            slots,
+            places,
+            workshop: Arc::clone(&workshop),
+            arrived: arrived_seen,
+            outbox: outbox.clone(),
+            installed,
+        };
+        let first_models = present.iter().map(|(slot, dir)| (slot.name.clone(), dir.clone())).collect();
+        let updater = tokio::spawn(async move {
+            load(workshop, first_models).await;
+            updater.run().await;
+        });
+
+        let start = Start { clock, config: &config, begun: &begun, reporter: reporter.clone(), cuts, outbox };
+        let on_source = |name: &SourceName| slots_of(name, &config.slots, &judges);
+        let (mut sensing, mut pipelines) = (Vec::new(), Vec::new());
+        for opened in sources {
+            let slots = on_source(&opened.name);
+            let (thread, pipeline) = start.source(opened, slots)?;
+            sensing.push(thread);
+            pipelines.push(pipeline);
+        }
+        Ok(Self { clock, reporter, sensing, pipelines, keeper, uplink, updater, stop })
+    }
+
+    /// Stops sensing, writes everything, closes the epoch, and gives the uplink the rest of the time.
+    pub async fn stop(self) -> Stopped {
+        let deadline = self.clock.mono() + DRAIN;
+        self.reporter.report(Fact::Stopping).await;
+        drop(self.sensing);
+        let written = async {
+            for pipeline in self.pipelines {
+                pipeline.await.context("a pipeline failed")?;
+            }
+            self.keeper.await.context("the keeper failed")
+        };
+        let clean = match timeout(DRAIN / 2, written).await {
+            Ok(Ok(())) => {
+                let epoch = self.reporter.epoch;
+                self.reporter.state.with(move |state| state.end_epoch(epoch)).await.is_ok()
+            }
+            Ok(Err(error)) => {
+                tracing::error!(error = format!("{error:#}"), "the end is not clean");
+                false
+            }
+            Err(_) => {
+                tracing::error!("a source or its pipeline does not end");
+                false
+            }
+        };
+        self.updater.abort();
+        self.stop.send_replace(Some(deadline));
+        let left = self.uplink.await.map_or(usize::MAX, |drained| drained.left);
+        Stopped { clean, left }
+    }
+}
+
+fn open(config: &Config, clock: Clock) -> anyhow::Result<Opening> {
+    let now = clock.wall();
+    std::fs::create_dir_all(&config.data_dir).with_context(|| format!("{} cannot be made", config.data_dir.display()))?;
+    let mut state = State::open(&config.data_dir)?;
+    let (mut spool, spool_lost) = Spool::open(&config.data_dir, &config.spool)?;
+    if spool_lost.is_some() {
+        state.set_storage_fault()?;
+    }
+    let nonce = getrandom::u64().context("the system gives no random number")?;
+    let sources = config.sources.iter().map(|source| epoch::open(&mut state, source, now)).collect::<anyhow::Result<Vec<Opened>>>()?;
+    let begun = epoch::begin(&mut state, &mut spool, &sources, nonce, now, spool_lost.as_deref())?;
+
+    let slots = Slots::open(&config.data_dir)?;
+    let rows = state.slots()?;
+    let mut present = Vec::new();
+    let mut running: BTreeMap<SlotName, Option<ModelRef>> = BTreeMap::new();
+    for slot in &config.slots {
+        let row = rows.iter().find(|row| row.slot == slot.name);
+        let chosen = row.and_then(|row| slots.find(&slot.name, row.active.digest));
+        let (dir, model) = match chosen {
+            Some(package) => (slots.dir(&slot.name, package.digest()), Some(package.model_ref())),
+            None => {
+                let shipped = Package::open(&slot.package)
+                    .inspect_err(|error| tracing::error!(slot = %slot.name, %error, "the model that the device ships with cannot be read"));
+                (slot.package.clone(), shipped.ok().map(|package| package.model_ref()))
+            }
+        };
+        running.insert(slot.name.clone(), model);
+        present.push((slot.clone(), dir));
+    }
+    let memory = Memory {
+        fleet: config.device.fleet.clone(),
+        device: config.device.id.clone(),
+        trusted: trusted(&state, config)?,
+        obeyed: state.generation()?,
+        slots: running,
+        update: state.update()?,
+    };
+    Ok(Opening { state, spool, sources, begun, memory, present, slots })
+}
+
+/// The root that was trusted last, or the one that came with the device; and the targets under it.
+fn trusted(state: &State, config: &Config) -> anyhow::Result<TrustedSet> {
+    let root = match state.trust("root")? {
+        Some(root) => root,
+        None => std::fs::read(&config.trust.root).with_context(|| format!("{} cannot be read", config.trust.root.display()))?,
+    };
+    let mut trusted = TrustedSet::from_root(&root).context("the trusted root")?;
+    if let Some(targets) = state.trust("targets")?
+        && let Err(error) = trusted.update_targets(&targets)
+    {
+        tracing::warn!(%error, "the targets that were trusted do not fit the root; newer ones are asked for when needed");
+    }
+    Ok(trusted)
+}
+
+fn installed(memory: &Memory) -> Installed {
+    Installed {
+        slots: memory.slots.iter().map(|(slot, active)| SlotStatus { slot: slot.clone(), active: active.clone() }).collect(),
+        generation: memory.obeyed,
+        root_version: memory.trusted.root_version(),
+        targets_version: memory.trusted.targets_version(),
+    }
+}
+
+fn places(present: &[(SlotConfig, PathBuf)], judges: &[Slot], sources: &[Opened]) -> Vec<Place> {
+    let mut places = Vec::new();
+    for (slot, dir) in present {
+        let (Some(judge), Some(source)) =
+            (judges.iter().find(|judge| judge.name == slot.name), sources.iter().find(|source| source.name == slot.source))
+        else {
+            continue;
+        };
+        let shape = source.source.shape();
+        places.push(Place { slot: judge.clone(), present: dir.clone(), fits: Arc::new(move |package| fit::check(&shape, package)) });
+    }
+    places
+}
+
+fn slots_of(source: &SourceName, configs: &[SlotConfig], judges: &[Slot]) -> Vec<Slot> {
+    let here = configs.iter().filter(|slot| slot.source == *source);
+    here.filter_map(|slot| judges.iter().find(|judge| judge.name == slot.name).cloned()).collect()
+}
+
+/// Brings the first model into each slot, one after the other, because loading needs memory.
+async fn load(workshop: Arc<dyn Workshop>, models: Vec<(SlotName, PathBuf)>) {
+    for (slot, dir) in models {
+        if let Err(reason) = workshop.swap(&slot, &dir).await {
+            tracing::error!(%slot, dir = %dir.display(), reason, "the slot has no model");
+        }
+    }
+}
+
+/// What starting a source takes.
+struct Start<'a> {
+    clock: Clock,
+    config: &'a Config,
+    begun: &'a Begun,
+    reporter: Reporter,
+    cuts: mpsc::Sender<Cut>,
+    outbox: mpsc::Sender<Outgoing>,
+}
+
+impl Start<'_> {
+    fn source(&self, opened: Opened, slots: Vec<Slot>) -> anyhow::Result<(Sensing, JoinHandle<()>)> {
+        let Opened { name, source, .. } = opened;
+        let around = Surroundings {
+            source: name.clone(),
+            clock: self.clock,
+            cuts: self.cuts.clone(),
+            reporter: self.reporter.clone(),
+            drift_window: self.config.drift.window.0,
+        };
+        let timed = matches!(source.pace(), Pace::Timed(_));
+        let (sensed, sensed_seen) = mpsc::channel(if timed { SENSED } else { 1 });
+        let pipeline = match source.shape() {
+            Shape::Camera => {
+                let (slot, samples) = (slots.into_iter().next(), self.config.samples.clone());
+                tokio::spawn(Camera::new(around, timed, sensed_seen, slot, samples, self.outbox.clone()).run())
+            }
+            Shape::Columns(columns) => tokio::spawn(Sensor::new(around, columns, sensed_seen, slots).run()),
+        };
+        let first = self.begun.first[&name];
+        let thread = sense::start(&name, source, first, self.clock, sensed).context("a source's thread cannot be started")?;
+        Ok((thread, pipeline))
+    }
+}

@@ -1,0 +1,60 @@
+//! The agent's command line: noun then verb.
+//!
+//! Invariant: what a person asked for goes to stdout, everything else to stderr. Not here: doing it.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::{infer, worker};
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "wayside-agent",
+    version,
+    about = "Runs models beside cameras and sensors and keeps what they say until the server has it"
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Senses, asks the models, buffers and sends, until it is told to stop
+    Run {
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Judges pictures or windows with a model, without server or configuration
+    Infer(infer::Arguments),
+    /// Runs one model for the core, which starts it
+    #[command(hide = true)]
+    Worker(worker::Arguments),
+    /// The configuration file
+    Config {
+        #[command(subcommand)]
+        verb: ConfigVerb,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConfigVerb {
+    /// Reads the file and says what is wrong with it
+    Check {
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

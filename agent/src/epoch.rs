@@ -1,0 +1,230 @@
+//! Beginning an epoch: closes the one before, enters into the ledger what was missed, and says where each source goes on.
+//!
+//! Invariant: when [`begin`] returns, the new epoch and the entries for the old one are durable, in one transaction, and no record
+//! of the new epoch exists yet. Not here: the arithmetic of the entries (`ledger`).
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::Context;
+use wayside_common::{
+    gap::{Extent, Gap, Reason},
+    id::{Epoch, SourceName, StreamId, StreamKind},
+    schedule::Position,
+    time::Wall,
+};
+
+use crate::{
+    ledger::{self, Ending, Standing, Timetable},
+    source::{self, Pace, Shape, Source, SourceConfig},
+    spool::{Mark, Spool},
+    state::{Anchor, PastEpoch, State},
+};
+
+/// Epochs whose marks stay although nothing of them is held, so that a hello can still close them.
+const REMEMBERED: usize = 4;
+
+/// A source, opened with the timetable that it had before.
+pub struct Opened {
+    pub name: SourceName,
+    pub source: Box<dyn Source>,
+    /// Its positions are not those of an earlier start.
+    pub new_timetable: bool,
+}
+
+impl Opened {
+    /// The stream that carries the source's items.
+    fn stream(&self) -> StreamId {
+        let kind = match self.source.shape() {
+            Shape::Camera => StreamKind::Frames,
+            Shape::Columns(_) => StreamKind::Readings,
+        };
+        StreamId { source: self.name.clone(), kind }
+    }
+}
+
+/// Opens a source. One without an anchor of its own keeps that of its first start, as long as its period is the same.
+pub fn open(state: &mut State, config: &SourceConfig, started: Wall) -> anyhow::Result<Opened> {
+    // A position that is due at the very start would count as missed.
+    let soon = started.plus(Duration::from_millis(1));
+    let open = |anchor| source::open(config, anchor).with_context(|| format!("source {} cannot be opened", config.name));
+    let source = open(soon)?;
+    let Pace::Timed(schedule) = source.pace() else {
+        return Ok(Opened { name: config.name.clone(), source, new_timetable: false });
+    };
+    let proposed = Anchor { at: schedule.anchor, period: schedule.period };
+    let (anchor, new_timetable) = state.anchor(&config.name, proposed, config.anchor.is_some())?;
+    let source = if anchor.at == schedule.anchor { source } else { open(anchor.at)? };
+    Ok(Opened { name: config.name.clone(), source, new_timetable })
+}
+
+/// What the start found and decided.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Begun {
+    pub epoch: Epoch,
+    /// Where each source begins.
+    pub first: BTreeMap<SourceName, Position>,
+}
+
+/// Begins an epoch at `now`. `spool_lost`: why the spool is a new one, if it is.
+pub fn begin(
+    state: &mut State,
+    spool: &mut Spool,
+    sources: &[Opened],
+    nonce: u64,
+    now: Wall,
+    spool_lost: Option<&str>,
+) -> anyhow::Result<Begun> {
+    let past = state.past_epochs()?;
+    let marks = spool.marks()?;
+    let epoch = Epoch { counter: past.first().map_or(1, |last| last.epoch.counter + 1), nonce };
+    let missing = match (past.first(), spool_lost) {
+        (Some(last), Some(_)) => sources.iter().map(|opened| lost(opened.stream(), last, now)).collect(),
+        (last, _) => ledger::entries(&standings(state, sources, &marks, last, epoch)?, ending(last, &marks), now),
+    };
+    let mut first = BTreeMap::new();
+    for opened in sources {
+        let position = match opened.source.pace() {
+            Pace::Timed(schedule) => ledger::first_position(&schedule, now),
+            Pace::AsTaken { .. } => accounted(state, &marks, &opened.stream())?.map_or(Position(0), |last| Position(last.0 + 1)),
+        };
+        first.insert(opened.name.clone(), position);
+    }
+    state.begin_epoch(epoch, now, &missing)?;
+    for gap in &missing {
+        tracing::info!(stream = %gap.stream, reason = %gap.reason, positions = ?gap.positions, "the ledger has a new entry");
+    }
+    let remembered: Vec<Epoch> = past.iter().take(REMEMBERED).map(|past| past.epoch).collect();
+    spool.forget_marks(&remembered)?;
+    Ok(Begun { epoch, first })
+}
+
+fn ending(last: Option<&PastEpoch>, marks: &[Mark]) -> Ending {
+    match last {
+        None => Ending::First,
+        Some(last) if last.clean => Ending::Clean,
+        Some(last) => {
+            let committed = marks.iter().filter(|mark| mark.epoch == last.epoch).map(|mark| mark.committed).max();
+            Ending::Unclean { alive: committed.unwrap_or(last.started) }
+        }
+    }
+}
+
+fn standings(state: &State, sources: &[Opened], marks: &[Mark], last: Option<&PastEpoch>, present: Epoch) -> anyhow::Result<Vec<Standing>> {
+    let epoch = last.map_or(present, |last| last.epoch);
+    let mark_of = |stream: &StreamId| marks.iter().find(|mark| mark.epoch == epoch && mark.stream == *stream);
+    let mut standings = Vec::new();
+    for opened in sources {
+        let Pace::Timed(schedule) = opened.source.pace() else { continue };
+        let stream = opened.stream();
+        let accounted = if opened.new_timetable { None } else { accounted(state, marks, &stream)? };
+        let after_seq = mark_of(&stream).and_then(|mark| mark.next_seq.checked_sub(1));
+        standings.push(Standing { stream, epoch, after_seq, timetable: Timetable::Timed { schedule, accounted } });
+    }
+    let derived = |kind| matches!(kind, StreamKind::Predictions | StreamKind::Sketches | StreamKind::Samples);
+    for mark in marks.iter().filter(|mark| mark.epoch == epoch && derived(mark.stream.kind)) {
+        let timetable = Timetable::Untimed { last: mark.last_wall };
+        standings.push(Standing { stream: mark.stream.clone(), epoch, after_seq: mark.next_seq.checked_sub(1), timetable });
+    }
+    Ok(standings)
+}
+
+/// The last position that is stored, was stored, or stands in the ledger.
+fn accounted(state: &State, marks: &[Mark], stream: &StreamId) -> anyhow::Result<Option<Position>> {
+    let stored = marks.iter().filter(|mark| mark.stream == *stream).filter_map(|mark| mark.last_position).max();
+    Ok(stored.max(state.accounted(stream)?))
+}
+
+/// Nobody knows how much of a destroyed spool the server has.
+fn lost(stream: StreamId, last: &PastEpoch, now: Wall) -> Gap {
+    Gap {
+        epoch: last.epoch,
+        stream,
+        extent: Extent::Unknown { after_seq: None },
+        positions: None,
+        span: (last.started, now),
+        reason: Reason::SpoolLost,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wayside_common::{
+        block::Block,
+        reading::Reading,
+        record::Body,
+        time::{ClockStamp, Mono, WallQuality},
+    };
+
+    use super::*;
+    use crate::{config::Config, scratch::Scratch, spool::Cut};
+
+    struct Device {
+        dir: Scratch,
+    }
+
+    impl Device {
+        /// A start at `now`; then `commit` positions are stored, at their due times, and the agent ends.
+        fn run(&self, now: i64, commit: u64, clean: bool) -> (Begun, Vec<Gap>) {
+            let config = Config::parse(
+                "data_dir = \"d\"\n[device]\nid = \"a\"\nfleet = \"f\"\nclass = \"c\"\n[link]\nbroker = \"mqtt://h:1\"\n[trust]\nroot = \"r\"\n\
+                 [[source]]\nname = \"imu0\"\nkind = \"sim-imu\"\nperiod = \"100ms\"\n",
+            )
+            .unwrap();
+            let mut state = State::open(self.dir.path()).unwrap();
+            let (mut spool, lost) = Spool::open(self.dir.path(), &config.spool).unwrap();
+            let opened = open(&mut state, &config.sources[0], Wall(now)).unwrap();
+            let Pace::Timed(schedule) = opened.source.pace() else { panic!("it is timed") };
+            let known = state.ledger().unwrap().1.len();
+            let begun = begin(&mut state, &mut spool, &[opened], 1, Wall(now), lost.as_deref()).unwrap();
+            let gaps = state.ledger().unwrap().1.split_off(known);
+            let first = begun.first[&"imu0".parse().unwrap()].0;
+            if commit > 0 {
+                let readings: Vec<Reading> =
+                    (first..first + commit).map(|p| Reading { position: Position(p), mono: Mono(p), values: vec![] }).collect();
+                let span = (schedule.due(Position(first)), schedule.due(Position(first + commit - 1)));
+                let cut = Cut {
+                    stream: "imu0.readings".parse().unwrap(),
+                    first_seq: 0,
+                    body: Body::Readings(Block::pack(&[], &readings).unwrap()),
+                    positions: Some((Position(first), Position(first + commit - 1))),
+                    span,
+                };
+                let clock = ClockStamp { mono: Mono(0), wall: span.1, quality: WallQuality::Plausible };
+                spool.append(begun.epoch, clock, &[cut]).unwrap();
+            }
+            if clean {
+                state.end_epoch(begun.epoch).unwrap();
+            }
+            (begun, gaps)
+        }
+    }
+
+    fn ranges(gaps: &[Gap]) -> Vec<(Reason, u64, u64)> {
+        gaps.iter()
+            .map(|gap| {
+                let (from, to) = gap.positions.expect("a timed stream names positions");
+                (gap.reason, from.0, to.0)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn over_many_starts_every_position_is_produced_or_in_the_ledger_once() {
+        let device = Device { dir: Scratch::new() };
+        let imu: SourceName = "imu0".parse().unwrap();
+        let (begun, gaps) = device.run(100_000, 20, false);
+        assert_eq!((begun.epoch.counter, begun.first[&imu], gaps), (1, Position(0), vec![]));
+        // Anchor 100_001; positions 0..20 are stored, the last due at 101_901; down until 105_000.
+        let (begun, gaps) = device.run(105_000, 0, false);
+        assert_eq!(ranges(&gaps), [(Reason::Crash, 20, 29), (Reason::NotRunning, 30, 49)]);
+        assert_eq!((begun.epoch.counter, begun.first[&imu]), (2, Position(50)));
+        // Killed before anything was stored.
+        let (begun, gaps) = device.run(105_500, 10, true);
+        assert_eq!(ranges(&gaps), [(Reason::Crash, 50, 54)]);
+        assert_eq!(begun.first[&imu], Position(55));
+        // A clean end.
+        let (begun, gaps) = device.run(107_001, 5, false);
+        assert_eq!(ranges(&gaps), [(Reason::NotRunning, 65, 70)]);
+        assert_eq!((begun.epoch.counter, begun.first[&imu]), (4, Position(71)));
+    }
+}

@@ -1,0 +1,268 @@
+//! The link over MQTT 5, with rumqttc.
+//!
+//! Invariant: every connection has a client of its own, so nothing of a dead connection is sent on the next one; what is in
+//! RAM is bounded by the limits below, both ways. TLS comes with enrolment. Not here: deciding that a link is wedged (`uplink`).
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use async_trait::async_trait;
+use rumqttc::v5::{
+    AsyncClient, Event, EventLoop, MqttOptions,
+    mqttbytes::{
+        QoS,
+        v5::{Filter, LastWill, LastWillProperties, Packet},
+    },
+};
+use serde::{Deserialize, Deserializer, de::Error as _};
+use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
+use wayside_common::{
+    backoff::full_jitter,
+    id::{DeviceId, FleetId},
+    topic::{self, Topic, Up},
+    wire::{self, FromDevice, MAX_PACKET},
+};
+
+use super::{Care, Link, LinkEvent};
+
+/// Where the broker is: `mqtt://HOST:PORT`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokerUrl {
+    pub host: String,
+    pub port: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a broker's address; write mqtt://HOST:PORT")]
+pub struct BrokerUrlError(String);
+
+impl FromStr for BrokerUrl {
+    type Err = BrokerUrlError;
+    fn from_str(text: &str) -> Result<Self, BrokerUrlError> {
+        let malformed = || BrokerUrlError(text.chars().take(120).collect());
+        let (host, port) = text.strip_prefix("mqtt://").and_then(|rest| rest.rsplit_once(':')).ok_or_else(malformed)?;
+        if host.is_empty() || host.contains('/') {
+            return Err(malformed());
+        }
+        Ok(Self { host: host.into(), port: port.parse().map_err(|_| malformed())? })
+    }
+}
+impl fmt::Display for BrokerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "mqtt://{}:{}", self.host, self.port)
+    }
+}
+impl<'de> Deserialize<'de> for BrokerUrl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// `[link]` of the configuration file.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub broker: BrokerUrl,
+}
+
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+const CONNECT_WITHIN_SECONDS: u64 = 5;
+/// How long the broker keeps what it has for an absent device.
+const SESSION_EXPIRY_SECONDS: u32 = 3_600;
+/// A device that comes back sooner was never gone.
+const WILL_DELAY_SECONDS: u32 = 5;
+/// Unacknowledged publishes of the client; its default would allocate 18 MB.
+const IN_FLIGHT: u16 = 32;
+/// Unacknowledged publishes of the broker.
+const RECEIVE_MAXIMUM: u16 = 16;
+/// Packets between the uplink and the client.
+const QUEUE: usize = 64;
+/// What topic and header of a packet need at most.
+const OVERHEAD: usize = 512;
+const BACKOFF_BASE: Duration = Duration::from_millis(200);
+const BACKOFF_CAP: Duration = Duration::from_secs(3);
+const CLOSE_WITHIN: Duration = Duration::from_secs(1);
+
+/// See the module.
+pub struct Mqtt {
+    driver: Driver,
+    client: Option<AsyncClient>,
+    happened: mpsc::Receiver<Happened>,
+    task: JoinHandle<()>,
+}
+
+/// What the driver tells; the first half of a connection's life comes with its client.
+enum Happened {
+    Up(AsyncClient),
+    Down(String),
+    Received { topic: Topic, bytes: Vec<u8> },
+}
+
+impl Mqtt {
+    /// Starts to connect at once.
+    pub fn start(config: &Config, fleet: &FleetId, device: &DeviceId) -> Self {
+        let driver = Driver { broker: config.broker.clone(), fleet: fleet.clone(), device: device.clone() };
+        let (task, happened) = driver.clone().spawn();
+        Self { driver, client: None, happened, task }
+    }
+}
+
+impl Drop for Mqtt {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+#[async_trait]
+impl Link for Mqtt {
+    async fn next(&mut self) -> LinkEvent {
+        match self.happened.recv().await {
+            Some(Happened::Up(client)) => {
+                self.client = Some(client);
+                LinkEvent::Up
+            }
+            Some(Happened::Down(reason)) => {
+                self.client = None;
+                LinkEvent::Down(reason)
+            }
+            Some(Happened::Received { topic, bytes }) => LinkEvent::Received { topic, bytes },
+            None => {
+                self.rebuild();
+                LinkEvent::Down("the client ended".into())
+            }
+        }
+    }
+
+    fn publish(&mut self, up: Up, bytes: Vec<u8>, care: Care) -> bool {
+        if bytes.len() + OVERHEAD > MAX_PACKET {
+            tracing::error!(bytes = bytes.len(), "a packet is too long to be sent");
+            return false;
+        }
+        let Some(client) = &self.client else { return false };
+        let topic = Topic::Up(self.driver.fleet.clone(), self.driver.device.clone(), up).to_string();
+        let qos = match care {
+            Care::Lossy => QoS::AtMostOnce,
+            Care::Acked => QoS::AtLeastOnce,
+        };
+        client.try_publish(topic, qos, false, bytes).is_ok()
+    }
+
+    fn rebuild(&mut self) {
+        self.task.abort();
+        self.client = None;
+        (self.task, self.happened) = self.driver.clone().spawn();
+    }
+
+    async fn close(&mut self) {
+        let Some(client) = self.client.take() else { return };
+        if client.disconnect().await.is_ok() {
+            let gone = async { while !matches!(self.happened.recv().await, None | Some(Happened::Down(_))) {} };
+            let _ = timeout(CLOSE_WITHIN, gone).await;
+        }
+    }
+}
+
+/// Connects, drives one client at a time, and starts over.
+#[derive(Clone)]
+struct Driver {
+    broker: BrokerUrl,
+    fleet: FleetId,
+    device: DeviceId,
+}
+
+impl Driver {
+    fn spawn(self) -> (JoinHandle<()>, mpsc::Receiver<Happened>) {
+        let (tell, happened) = mpsc::channel(QUEUE);
+        (tokio::spawn(self.run(tell)), happened)
+    }
+
+    async fn run(self, tell: mpsc::Sender<Happened>) {
+        let mut attempt = 0;
+        loop {
+            let (client, events) = AsyncClient::new(self.options(), QUEUE);
+            let (was_up, reason) = self.drive(client, events, &tell).await;
+            if tell.send(Happened::Down(reason)).await.is_err() {
+                return;
+            }
+            attempt = if was_up { 0 } else { attempt + 1 };
+            let random = getrandom::u64().unwrap_or(u64::MAX);
+            tokio::time::sleep(full_jitter(BACKOFF_BASE, BACKOFF_CAP, attempt, random)).await;
+        }
+    }
+
+    /// Until the connection ends; gives whether it ever stood, and why it ended.
+    async fn drive(&self, client: AsyncClient, mut events: EventLoop, tell: &mpsc::Sender<Happened>) -> (bool, String) {
+        let mut was_up = false;
+        loop {
+            let happened = match events.poll().await {
+                Ok(Event::Incoming(Packet::ConnAck(_))) => {
+                    if client.try_subscribe_many(self.filters()).is_err() {
+                        return (was_up, "no room to subscribe".into());
+                    }
+                    continue;
+                }
+                // Only now do answers find their way; so nothing is said before.
+                Ok(Event::Incoming(Packet::SubAck(_))) => {
+                    was_up = true;
+                    Happened::Up(client.clone())
+                }
+                Ok(Event::Incoming(Packet::Publish(publish))) => match std::str::from_utf8(&publish.topic).map(Topic::from_str) {
+                    Ok(Ok(topic)) => Happened::Received { topic, bytes: publish.payload.to_vec() },
+                    _ => {
+                        tracing::warn!("a packet came on a topic that is not ours");
+                        continue;
+                    }
+                },
+                Ok(_) => continue,
+                Err(error) => return (was_up, error.to_string()),
+            };
+            if tell.send(happened).await.is_err() {
+                return (was_up, "nobody listens".into());
+            }
+        }
+    }
+
+    fn filters(&self) -> Vec<Filter> {
+        [topic::own_down(&self.fleet, &self.device), Topic::AllTrust(self.fleet.clone()).to_string()]
+            .map(|filter| Filter::new(filter, QoS::AtLeastOnce))
+            .to_vec()
+    }
+
+    fn options(&self) -> MqttOptions {
+        let mut options = MqttOptions::new(self.device.as_str(), &self.broker.host, self.broker.port);
+        options
+            .set_keep_alive(KEEP_ALIVE)
+            .set_connection_timeout(CONNECT_WITHIN_SECONDS)
+            .set_clean_start(false)
+            .set_session_expiry_interval(Some(SESSION_EXPIRY_SECONDS))
+            .set_receive_maximum(Some(RECEIVE_MAXIMUM))
+            .set_max_packet_size(Some(MAX_PACKET as u32))
+            .set_outgoing_inflight_upper_limit(IN_FLIGHT);
+        let state = Topic::Up(self.fleet.clone(), self.device.clone(), Up::State).to_string();
+        let delay = LastWillProperties {
+            delay_interval: Some(WILL_DELAY_SECONDS),
+            payload_format_indicator: None,
+            message_expiry_interval: None,
+            content_type: None,
+            response_topic: None,
+            correlation_data: None,
+            user_properties: Vec::new(),
+        };
+        options.set_last_will(LastWill::new(state, wire::encode(&FromDevice::Gone), QoS::AtLeastOnce, false, Some(delay)));
+        options
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_address_inverts_and_a_bad_one_is_refused() {
+        let url: BrokerUrl = "mqtt://127.0.0.1:1883".parse().unwrap();
+        assert_eq!(url.to_string(), "mqtt://127.0.0.1:1883");
+        assert_eq!("mqtt://[::1]:1883".parse::<BrokerUrl>().unwrap().host, "[::1]");
+        for bad in ["127.0.0.1:1883", "mqtt://host", "mqtt://:1", "mqtt://h:99999", "mqtts://h:1", "mqtt://a/b:1", ""] {
+            assert!(bad.parse::<BrokerUrl>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! The uplink: one task that feeds the sender's machine, performs its actions over the link, and hands on what comes down.
+//!
+//! Invariant: a batch is deleted only because the server's ack covered it; a connection begins with a hello, and nothing else
+//! is sent before it. Not here: which batch goes next (`common::sync::sender`), the stores' SQL.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    time::sleep_until,
+};
+use wayside_common::{
+    fleet::{Hello, StreamHold},
+    id::{Class, DeviceClass, DeviceId, Epoch, FleetId},
+    sync::sender::{Action, BatchKey, Event, Limits, Sender},
+    time::{Mono, Wall},
+    topic::{Topic, Up},
+    wire::{self, FromDevice, ToDevice},
+};
+
+use crate::{
+    clock::Clock,
+    link::{Arrived, Care, Installed, Link, LinkEvent, Outgoing},
+    spool::{Mark, Spool, Taken},
+    state::State,
+    store::Store,
+};
+
+pub const LIMITS: Limits = Limits { in_flight: 8, resend: Duration::from_secs(5), resend_max: Duration::from_secs(30) };
+
+/// A connection on which nothing came back for so long, while something waits for its ack, is wedged.
+const WEDGED: Duration = Duration::from_secs(20);
+/// A ledger that stays unacked is said again.
+const HELLO_AGAIN: Duration = Duration::from_secs(10);
+
+/// Who this device is, for as long as it runs.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub fleet: FleetId,
+    pub device: DeviceId,
+    pub class: DeviceClass,
+    pub epoch: Epoch,
+    pub started: Wall,
+}
+
+pub struct Uplink {
+    pub identity: Identity,
+    pub clock: Clock,
+    pub link: Box<dyn Link>,
+    pub sender: Sender,
+    pub spool: Store<Spool>,
+    pub state: Store<State>,
+    /// What is durable now, or given up.
+    pub held: mpsc::Receiver<Event>,
+    pub outbox: mpsc::Receiver<Outgoing>,
+    pub arrived: mpsc::Sender<Arrived>,
+    pub damaged: mpsc::Sender<BatchKey>,
+    pub hello_due: Arc<Notify>,
+    pub installed: watch::Receiver<Installed>,
+    pub storage_fault: watch::Receiver<bool>,
+    /// Set when everything is written: from then on the task ends as soon as everything is acked.
+    pub stop: watch::Receiver<Option<Mono>>,
+}
+
+/// How the task ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drained {
+    /// Batches that wait on disk for the next start.
+    pub left: usize,
+}
+
+/// What the task remembers of the present connection.
+struct Connection {
+    up: bool,
+    last_heard: Mono,
+    /// The ledger that the last hello carried is not yet acked.
+    ledger_said: Option<Mono>,
+}
+
+impl Uplink {
+    pub async fn run(mut self) -> Drained {
+        let mut connection = Connection { up: false, last_heard: self.clock.mono(), ledger_said: None };
+        loop {
+            self.perform().await;
+            if self.is_over(&connection) {
+                break;
+            }
+            let wake = self.clock.instant(self.wake_at(&connection));
+            tokio::select! {
+                event = self.link.next() => self.on_link(event, &mut connection).await,
+                Some(event) = self.held.recv() => {
+                    let now = self.clock.mono();
+                    self.sender.handle(now, event);
+                    while let Ok(event) = self.held.try_recv() {
+                        self.sender.handle(now, event);
+                    }
+                }
+                Some(outgoing) = self.outbox.recv() => {
+                    if connection.up {
+                        self.link.publish(outgoing.up, wire::encode(&outgoing.packet), outgoing.care);
+                    }
+                }
+                () = self.hello_due.notified() => self.say_hello(&mut connection).await,
+                Ok(()) = self.installed.changed() => {
+                    let slots = self.installed.borrow_and_update().slots.clone();
+                    if connection.up {
+                        self.link.publish(Up::State, wire::encode(&FromDevice::Slots(slots)), Care::Acked);
+                    }
+                }
+                Ok(()) = self.stop.changed() => {}
+                () = sleep_until(wake) => self.on_time(&mut connection).await,
+            }
+        }
+        self.link.publish(Up::State, wire::encode(&FromDevice::Gone), Care::Acked);
+        self.link.close().await;
+        Drained { left: self.sender.backlog() }
+    }
+
+    fn is_over(&self, connection: &Connection) -> bool {
+        match *self.stop.borrow() {
+            None => false,
+            Some(deadline) => (self.sender.done() && connection.ledger_said.is_none()) || self.clock.mono() >= deadline,
+        }
+    }
+
+    fn wake_at(&self, connection: &Connection) -> Mono {
+        let idle = self.clock.mono() + Duration::from_secs(3_600);
+        let wedged = self.sender.deadline().map(|_| connection.last_heard + WEDGED);
+        let again = connection.ledger_said.filter(|_| connection.up).map(|said| said + HELLO_AGAIN);
+        [self.sender.deadline(), wedged, again, *self.stop.borrow()].into_iter().flatten().fold(idle, Mono::min)
+    }
+
+    async fn on_time(&mut self, connection: &mut Connection) {
+        let now = self.clock.mono();
+        let waits = self.sender.deadline().is_some();
+        if connection.up && waits && now >= connection.last_heard + WEDGED {
+            tracing::warn!("the link is wedged; a new client is made");
+            self.link.rebuild();
+            self.lost(connection);
+            return;
+        }
+        self.sender.handle(now, Event::Tick);
+        if connection.ledger_said.is_some_and(|said| now >= said + HELLO_AGAIN) {
+            self.say_hello(connection).await;
+        }
+    }
+
+    async fn on_link(&mut self, event: LinkEvent, connection: &mut Connection) {
+        match event {
+            LinkEvent::Up => {
+                tracing::info!(backlog = self.sender.backlog(), "connected");
+                connection.up = true;
+                connection.last_heard = self.clock.mono();
+                self.say_hello(connection).await;
+                self.sender.handle(self.clock.mono(), Event::Connected);
+                self.hand_on(Arrived::Connected);
+            }
+            LinkEvent::Down(reason) => {
+                if connection.up {
+                    tracing::info!(%reason, "disconnected");
+                }
+                self.lost(connection);
+            }
+            LinkEvent::Received { topic, bytes } => {
+                connection.last_heard = self.clock.mono();
+                match wire::decode::<ToDevice>(&bytes) {
+                    Ok(packet) => self.on_packet(topic, packet, connection).await,
+                    Err(error) => tracing::warn!(%topic, %error, "a packet cannot be read"),
+                }
+            }
+        }
+    }
+
+    fn lost(&mut self, connection: &mut Connection) {
+        connection.up = false;
+        self.sender.handle(self.clock.mono(), Event::Disconnected);
+    }
+
+    async fn on_packet(&mut self, topic: Topic, packet: ToDevice, connection: &mut Connection) {
+        let everybody = matches!(topic, Topic::AllTrust(_) | Topic::AllBlob(..));
+        match packet {
+            ToDevice::Ack(ack) if !everybody => self.sender.handle(self.clock.mono(), Event::Ack(ack)),
+            ToDevice::LedgerAck { version } if !everybody => {
+                if let Err(error) = self.state.with(move |state| state.ledger_acked(version)).await {
+                    tracing::error!(%error, "the acked ledger cannot be deleted");
+                }
+                connection.ledger_said = None;
+                let more = self.state.with(|state| state.ledger()).await;
+                if more.is_ok_and(|(_, gaps)| !gaps.is_empty()) {
+                    self.say_hello(connection).await;
+                }
+            }
+            ToDevice::SayHello => self.say_hello(connection).await,
+            packet => self.hand_on(Arrived::Packet(packet)),
+        }
+    }
+
+    /// To the updater. It asks again for what does not come, so a full queue drops.
+    fn hand_on(&self, arrived: Arrived) {
+        if self.arrived.try_send(arrived).is_err() {
+            tracing::debug!("the updater is busy; a packet for it is dropped");
+        }
+    }
+
+    async fn perform(&mut self) {
+        let mut acked = Vec::new();
+        while let Some(action) = self.sender.poll() {
+            match action {
+                Action::Send(key) => self.send(key).await,
+                Action::Delete(key) => acked.push(key),
+            }
+        }
+        if acked.is_empty() {
+            return;
+        }
+        let (vital, rest): (Vec<_>, Vec<_>) = acked.into_iter().partition(|key| key.class == Class::Vital);
+        // A batch that stays by mistake is sent again after the next start, and known there.
+        if !vital.is_empty()
+            && let Err(error) = self.state.with(move |state| state.delete_vital(&vital)).await
+        {
+            tracing::error!(%error, "acked reports cannot be deleted");
+        }
+        if !rest.is_empty()
+            && let Err(error) = self.spool.with(move |spool| spool.delete(&rest)).await
+        {
+            tracing::error!(%error, "acked batches cannot be deleted");
+        }
+    }
+
+    async fn send(&mut self, key: BatchKey) {
+        let wanted = key.clone();
+        let taken = match key.class {
+            Class::Vital => self
+                .state
+                .with(move |state| state.vital(&wanted))
+                .await
+                .map(|blob| blob.map_or(Taken::Gone, Taken::Blob))
+                .map_err(|error| error.to_string()),
+            Class::Normal | Class::Bulk => self.spool.with(move |spool| spool.take(&wanted)).await.map_err(|error| error.to_string()),
+        };
+        match taken {
+            Ok(Taken::Blob(blob)) => {
+                // If there is no room the machine sends it again when it is late.
+                self.link.publish(Up::Batch, blob, Care::Acked);
+            }
+            Ok(Taken::Gone) => self.sender.handle(self.clock.mono(), Event::GivenUp(key)),
+            Ok(Taken::Damaged) => {
+                let _ = self.damaged.try_send(key);
+            }
+            Err(error) => tracing::error!(%error, stream = %key.stream, "a batch cannot be read"),
+        }
+    }
+
+    async fn say_hello(&mut self, connection: &mut Connection) {
+        if !connection.up {
+            return;
+        }
+        match self.hello().await {
+            Ok(hello) => {
+                connection.ledger_said = (!hello.ledger.is_empty()).then(|| self.clock.mono());
+                self.link.publish(Up::State, wire::encode(&FromDevice::Hello(hello)), Care::Acked);
+            }
+            Err(error) => tracing::error!(%error, "a hello cannot be made"),
+        }
+    }
+
+    async fn hello(&mut self) -> anyhow::Result<Hello> {
+        let (ledger_version, ledger, vital) =
+            self.state.with(|state| state.ledger().and_then(|(version, gaps)| Ok((version, gaps, state.vital_holds()?)))).await?;
+        let marks = self.spool.with(|spool| spool.marks()).await?;
+        let installed = self.installed.borrow().clone();
+        Ok(Hello {
+            epoch: self.identity.epoch,
+            clock: self.clock.stamp(),
+            agent_version: env!("CARGO_PKG_VERSION").into(),
+            class: self.identity.class.clone(),
+            wire_version: wire::VERSION,
+            slots: installed.slots,
+            streams: holds(self.identity.epoch, marks, vital),
+            ledger,
+            ledger_version,
+            generation: installed.generation,
+            root_version: installed.root_version,
+            targets_version: installed.targets_version,
+            storage_fault: *self.storage_fault.borrow(),
+            started: self.identity.started,
+        })
+    }
+}
+
+/// What the device holds of each stream, by what its stores say.
+fn holds(present: Epoch, marks: Vec<Mark>, vital: Vec<StreamHold>) -> Vec<StreamHold> {
+    let spooled = marks.into_iter().map(|mark| StreamHold {
+        epoch: mark.epoch,
+        stream: mark.stream,
+        lowest_held: mark.lowest_held.unwrap_or(mark.next_seq),
+        next: mark.next_seq,
+        closed: false,
+    });
+    spooled.chain(vital).map(|hold| StreamHold { closed: hold.epoch != present, ..hold }).collect()
+}
