@@ -79,6 +79,7 @@ pub struct Device {
 impl Device {
     pub async fn connect(way: &Way, greeting: Greeting) -> Result<Self, Refused> {
         let tcp = TcpStream::connect(way.address).await.map_err(|_| Refused::Closed)?;
+        tcp.set_nodelay(true).map_err(|_| Refused::Closed)?;
         let io: Box<dyn Io> = match &way.tls {
             None => Box::new(tcp),
             Some((ca, identity, version)) => {

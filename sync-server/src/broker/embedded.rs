@@ -54,6 +54,9 @@ const DRAIN: Duration = Duration::from_secs(5);
 
 pub struct Embedded {
     address: SocketAddr,
+    /// Where rmqtt itself listens.
+    #[cfg(test)]
+    inner: SocketAddr,
     context: ServerContext,
     gate: Arc<Gate>,
     in_process: Arc<InProcess>,
@@ -86,13 +89,22 @@ pub async fn start(listen: SocketAddr, tls: Option<TlsFiles>, fleet: FleetId, in
     let gate = Arc::new(Gate::new(fleet, ingest, in_process.clone(), front.as_ref().map(front::Front::subjects)));
     hooks::register(&context, &gate).await;
 
-    let mut address = listener.local_addr()?;
+    let inner = listener.local_addr()?;
+    let mut address = inner;
     let mut accepting = vec![accept(context.clone(), listener)];
     if let Some(front) = front {
         address = front.address();
         accepting.push(tokio::spawn(front.run()));
     }
-    Ok(Embedded { address, context, gate, in_process, accepting })
+    Ok(Embedded {
+        address,
+        #[cfg(test)]
+        inner,
+        context,
+        gate,
+        in_process,
+        accepting,
+    })
 }
 
 fn accept(context: ServerContext, listener: Listener) -> JoinHandle<()> {
@@ -202,5 +214,58 @@ impl InProcess {
         let publish = Publish::from(packet).create_time(timestamp_millis());
         let from = From::from_system(Id::from(self.context.node.id(), "server".into()));
         SessionState::forwards(&self.context, from, publish, false, Some(lifetime)).await.context("publishing to a device")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use rumqttc::v5::mqttbytes::v5::{Connect, ConnectReturnCode, Packet};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use wayside_common::topic::Up;
+
+    use super::*;
+    use crate::broker::Taken;
+
+    struct Nobody;
+
+    #[async_trait]
+    impl Ingest for Nobody {
+        async fn take(&self, _: &DeviceId, _: Up, _: &[u8]) -> Taken {
+            Taken::Committed(Vec::new())
+        }
+        async fn connected(&self, _: &DeviceId) {}
+        async fn disconnected(&self, _: &DeviceId) {}
+    }
+
+    /// A server certificate, valid for anything; the CA is itself.
+    fn files(folder: &Path) -> TlsFiles {
+        let certified = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let files = TlsFiles { ca: folder.join("cert.pem"), cert: folder.join("cert.pem"), key: folder.join("key.pem") };
+        std::fs::write(&files.cert, certified.cert.pem()).unwrap();
+        std::fs::write(&files.key, certified.signing_key.serialize_pem()).unwrap();
+        files
+    }
+
+    #[tokio::test]
+    async fn behind_the_tls_front_a_local_program_has_no_identity() {
+        let folder = crate::scratch::Scratch::new();
+        let fleet: FleetId = "plant".parse().unwrap();
+        let listen = (Ipv4Addr::LOCALHOST, 0).into();
+        let embedded = start(listen, Some(files(folder.path())), fleet, Arc::new(Nobody)).await.unwrap();
+        assert_ne!(embedded.inner, embedded.address());
+        let mut program = tokio::net::TcpStream::connect(embedded.inner).await.unwrap();
+        let connect = Connect { keep_alive: 30, client_id: "cam-1".into(), clean_start: true, properties: None };
+        let mut bytes = Default::default();
+        Packet::Connect(connect, None, None).write(&mut bytes, None).unwrap();
+        program.write_all(&bytes).await.unwrap();
+        bytes.clear();
+        while Packet::read(&mut bytes.clone(), None).is_err() {
+            assert_ne!(program.read_buf(&mut bytes).await.unwrap(), 0, "the broker says why");
+        }
+        let Ok(Packet::ConnAck(ack)) = Packet::read(&mut bytes, None) else { panic!("not a CONNACK") };
+        assert_eq!(ack.code, ConnectReturnCode::NotAuthorized);
+        embedded.stop().await;
     }
 }
