@@ -164,6 +164,11 @@ impl<'de> Deserialize<'de> for Span {
     }
 }
 
+/// Which log lines are written: `WAYSIDE_LOG`, as `tracing`'s filters are written. `NO_COLOR` is obeyed by the writer itself.
+pub fn log() -> String {
+    env::var("WAYSIDE_LOG").unwrap_or_else(|_| "info,rmqtt=warn".into())
+}
+
 /// Where the command line finds its server.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {

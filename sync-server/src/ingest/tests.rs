@@ -320,11 +320,21 @@ async fn hello_fills_the_device_and_its_ledger_and_is_answered() {
 }
 
 #[tokio::test]
-async fn what_was_acked_and_is_not_here_becomes_a_gap_of_the_server() {
+async fn what_the_device_holds_no_more_and_nothing_explains_is_lost_by_the_server() {
     let bench = Bench::new();
+    let lost = async || {
+        let gaps = bench.db.gaps(&bench.cam).await.expect("readable");
+        let found = gaps.iter().map(|g| (g.first_seq.unwrap_or(0), g.last_seq.unwrap_or(0), g.reason.clone()));
+        found.filter(|(.., reason)| reason == "lost_by_server").map(|(first, last, _)| (first, last)).collect::<Vec<_>>()
+    };
     bench.acked(&fixture::batch("imu0.readings", 0, fixture::readings(0..10))).await;
     let mut hello = fixture::hello();
     hello.streams = vec![fixture::hold("imu0.readings", 25, 30), fixture::hold("imu0.predictions", 0, 3)];
+    bench.hello(&hello).await;
+    assert_eq!(lost().await, [(10, 24)]);
+    bench.hello(&hello).await;
+    assert_eq!(lost().await, [(10, 24)], "heard twice, missing once");
+
     hello.ledger = vec![Gap {
         epoch: fixture::EPOCH,
         stream: "imu0.readings".parse().expect("a stream"),
@@ -333,13 +343,41 @@ async fn what_was_acked_and_is_not_here_becomes_a_gap_of_the_server() {
         span: (Wall(1), Wall(2)),
         reason: Reason::TooOld,
     }];
-    for _ in 0..2 {
+    bench.hello(&hello).await;
+    assert_eq!(lost().await, [(10, 11), (15, 24)], "the ledger explains a part");
+
+    // The batch says itself that nothing below 30 comes any more.
+    bench.acked(&fixture::batch("imu0.readings", 30, fixture::readings(30..40))).await;
+    assert_eq!(lost().await, [(10, 11), (15, 29)]);
+    let gaps = bench.db.gaps(&bench.cam).await.expect("readable");
+    let last = gaps.iter().find(|g| g.first_seq == Some(15)).expect("the hole");
+    assert_eq!(last.span, (fixture::START + 90, fixture::START + 300), "between the records around it");
+}
+
+#[tokio::test]
+async fn a_restored_or_cloned_device_raises_an_alert() {
+    let bench = Bench::new();
+    let mut watcher = bench.intake.events.watch();
+    let mut alerts = || {
+        let mut texts = Vec::new();
+        while let Ok(event) = watcher.try_recv() {
+            if let Event::Alert { text, .. } = event {
+                texts.push(text);
+            }
+        }
+        texts
+    };
+    let mut hello = fixture::hello();
+    hello.epoch = Epoch { counter: 5, nonce: 1 };
+    for epoch in [hello.epoch, hello.epoch, Epoch { counter: 6, nonce: 2 }] {
+        hello.epoch = epoch;
         bench.hello(&hello).await;
-        let gaps = bench.db.gaps(&bench.cam).await.expect("readable");
-        let mut found: Vec<_> = gaps.iter().map(|g| (g.first_seq, g.last_seq, g.reason.as_str())).collect();
-        found.sort_unstable();
-        let lost = "lost_by_server";
-        assert_eq!(found, [(Some(10), Some(11), lost), (Some(12), Some(14), "too_old"), (Some(15), Some(24), lost)]);
+    }
+    assert_eq!(alerts(), Vec::<String>::new());
+    for epoch in [Epoch { counter: 6, nonce: 3 }, Epoch { counter: 5, nonce: 1 }] {
+        hello.epoch = epoch;
+        bench.hello(&hello).await;
+        assert!(alerts().iter().any(|text| text.contains("restored")), "{epoch}");
     }
 }
 

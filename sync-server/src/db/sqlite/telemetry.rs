@@ -30,7 +30,8 @@ use crate::db::{
     },
 };
 
-/// `content` is the start of a SHA-256 over the record, to compare what comes again.
+/// `content` is the start of a SHA-256 over the record, to compare what comes again. The rows of `batch` are disjoint and cover every
+/// stored seq; `digest` is empty where the batch came with records that were stored before.
 pub const SCHEMA_1: &str = "
 CREATE TABLE server (one INTEGER PRIMARY KEY CHECK (one = 1), incarnation INTEGER NOT NULL) STRICT;
 
@@ -75,7 +76,7 @@ CREATE INDEX stream_source ON stream (source, kind);
 
 CREATE TABLE batch (
     stream INTEGER NOT NULL REFERENCES stream, first_seq INTEGER NOT NULL, end_seq INTEGER NOT NULL,
-    digest BLOB NOT NULL, received INTEGER NOT NULL,
+    digest BLOB NOT NULL, received INTEGER NOT NULL, first_wall INTEGER NOT NULL, last_wall INTEGER NOT NULL,
     PRIMARY KEY (stream, first_seq, end_seq)
 ) STRICT, WITHOUT ROWID;
 
@@ -140,6 +141,11 @@ CREATE TABLE gap (
     reason TEXT NOT NULL
 ) STRICT;
 CREATE INDEX gap_stream ON gap (device, epoch, stream);
+
+CREATE TABLE hold (
+    device TEXT NOT NULL, epoch TEXT NOT NULL, epoch_counter INTEGER NOT NULL, stream TEXT NOT NULL, lowest_held INTEGER NOT NULL,
+    PRIMARY KEY (device, epoch, stream)
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE thumbnail (
     device TEXT NOT NULL, slot TEXT NOT NULL,

@@ -95,15 +95,25 @@ fn store(tx: &Transaction, place: &Place, arrival: &Arrival, before: &StreamRow,
     if verdict != Verdict::Known {
         let fresh = |seq: u64| !before.covers(seq, seq + 1);
         tally.stored = record::insert(tx, place, arrival, &fresh)?;
-        tx.prepare("INSERT INTO batch (stream, first_seq, end_seq, digest, received) VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(params![
-            place.stream,
-            int(batch.first_seq)?,
-            int(batch.end_seq())?,
-            digest.0,
-            arrival.received.0
-        ])?;
+        note_runs(tx, place, arrival, &fresh, &digest)?;
     }
     Ok(tally)
+}
+
+/// One row per run of stored records; only a batch that was stored whole can be recognised by its digest.
+fn note_runs(tx: &Transaction, place: &Place, arrival: &Arrival, fresh: &dyn Fn(u64) -> bool, digest: &Digest) -> anyhow::Result<()> {
+    let batch = &arrival.batch;
+    let walls: Vec<(u64, i64)> = (batch.first_seq..).zip(record::walls(batch)?).filter(|(seq, _)| fresh(*seq)).collect();
+    let mut statement = tx.prepare(
+        "INSERT INTO batch (stream, first_seq, end_seq, digest, received, first_wall, last_wall) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    )?;
+    for run in walls.chunk_by(|(a, _), (b, _)| a + 1 == *b) {
+        let ((first_seq, first_wall), (last_seq, last_wall)) = (run[0], run[run.len() - 1]);
+        let digest: &[u8] = if run.len() as u64 == batch.len() { &digest.0 } else { &[] };
+        let (first_seq, end_seq) = (int(first_seq)?, int(last_seq + 1)?);
+        statement.execute(params![place.stream, first_seq, end_seq, digest, arrival.received.0, first_wall, last_wall])?;
+    }
+    Ok(())
 }
 
 /// How many of the covered records are the same, and how many differ. One that is covered and not stored is a hole that the

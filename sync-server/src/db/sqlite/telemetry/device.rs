@@ -46,10 +46,13 @@ pub fn hello(tx: &Transaction, device: &DeviceId, hello: &Hello, now: Wall) -> a
     )?;
     replace_slots(tx, device, &hello.slots)?;
     let new_gaps = ledger::take(tx, device, &hello.ledger)?;
-    let lost = ledger::find_lost(tx, device, hello)?;
+    ledger::note_holds(tx, device, hello)?;
+    let lost = ledger::streams_with_loss(tx, device, hello)?;
     let restored = before.and_then(|(epoch, counter)| restored(&hello.epoch, &epoch?, counter?));
-    let alert = restored.or_else(|| (lost > 0).then(|| format!("{lost} stretches of records that were acked once are not in this store")));
-    Ok(HelloReceipt { new_gaps: new_gaps + lost, alert })
+    let alert = restored.or_else(|| {
+        (lost > 0).then(|| format!("{lost} streams lack records that were acked once: a server's store was lost, or the device's ledger"))
+    });
+    Ok(HelloReceipt { new_gaps, alert })
 }
 
 /// Counters only grow: an older one, or the same with another nonce, is a restored image or a second device with this name.

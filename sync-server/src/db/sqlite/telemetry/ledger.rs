@@ -4,10 +4,9 @@
 
 use rusqlite::{Transaction, params};
 use wayside_common::{
-    fleet::{Hello, StreamHold},
+    fleet::Hello,
     gap::{Extent, Gap, Reason},
     id::DeviceId,
-    sync::receiver::StreamRow,
     wire,
 };
 
@@ -78,22 +77,103 @@ fn insert(tx: &Transaction, device: &DeviceId, gap: &Gap) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// What the device holds no more, what no ledger explains and what is not here was acked by a store that is gone.
-/// Gives how many stretches were found anew.
-pub fn find_lost(tx: &Transaction, device: &DeviceId, hello: &Hello) -> anyhow::Result<u64> {
-    let mut found = 0;
+/// Remembers what the device holds no more, even of streams that this store knows nothing of.
+pub fn note_holds(tx: &Transaction, device: &DeviceId, hello: &Hello) -> anyhow::Result<()> {
+    let mut statement = tx.prepare(
+        "INSERT INTO hold (device, epoch, epoch_counter, stream, lowest_held) VALUES (?1, ?2, ?3, ?4, ?5)
+         ON CONFLICT (device, epoch, stream) DO UPDATE SET lowest_held = max(lowest_held, excluded.lowest_held)",
+    )?;
     for hold in &hello.streams {
-        let mut explained = committed(tx, device, hold)?;
-        explained.extend(exact(tx, device, hold)?);
-        for (from, to) in holes(explained, hold.lowest_held) {
-            let span = (hello.clock.wall, hello.clock.wall);
-            let extent = Extent::Exact { first_seq: from, last_seq: to - 1 };
-            let gap = Gap { epoch: hold.epoch, stream: hold.stream.clone(), extent, positions: None, span, reason: Reason::LostByServer };
-            insert(tx, device, &gap)?;
-            found += 1;
+        let (epoch, stream) = (hold.epoch.to_string(), hold.stream.to_string());
+        statement.execute(params![device.as_str(), epoch, hold.epoch.counter, stream, int(hold.lowest_held)?])?;
+    }
+    Ok(())
+}
+
+/// Of how many streams the device says that more was acked than this store has committed, and no ledger explains it. Looks at the
+/// streams' rows alone, for it runs in every hello.
+pub fn streams_with_loss(tx: &Transaction, device: &DeviceId, hello: &Hello) -> anyhow::Result<u64> {
+    let mut statement = tx.prepare(
+        "SELECT watermark, ranges FROM stream JOIN source ON source.id = stream.source
+         WHERE stream.device = ?1 AND epoch = ?2 AND source.name = ?3 AND kind = ?4",
+    )?;
+    let mut with_loss = 0;
+    for hold in &hello.streams {
+        let epoch = hold.epoch.to_string();
+        let mut explained = exact(tx, device, &epoch, &hold.stream.to_string())?;
+        let mut rows = statement.query(params![device.as_str(), epoch, hold.stream.source.as_str(), hold.stream.kind.as_str()])?;
+        if let Some(row) = rows.next()? {
+            explained.push((0, row.get::<_, i64>(0)? as u64));
+            explained.extend(wire::decode::<Vec<(u64, u64)>>(&row.get::<_, Vec<u8>>(1)?)?);
+        }
+        with_loss += u64::from(!holes(explained, hold.lowest_held).is_empty());
+    }
+    Ok(with_loss)
+}
+
+/// What the device holds no more, is not stored, and no ledger explains: acked by a store that is gone, or its ledger is lost.
+/// Computed anew each time, so that a ledger that comes later takes it back.
+fn lost(tx: &Transaction, device: &DeviceId) -> anyhow::Result<Vec<GapEntry>> {
+    let mut statement = tx.prepare(
+        "SELECT epoch, epoch_counter, stream, max(held) FROM (
+             SELECT epoch, epoch_counter, stream, lowest_held AS held FROM hold WHERE device = ?1
+             UNION ALL
+             SELECT epoch, epoch_counter, source.name || '.' || kind, watermark FROM stream JOIN source ON source.id = stream.source
+             WHERE stream.device = ?1)
+         GROUP BY epoch, epoch_counter, stream ORDER BY epoch_counter, epoch, stream",
+    )?;
+    let rows = statement.query_map(params![device.as_str()], |row| Ok((row.get(0)?, row.get(2)?, row.get::<_, i64>(3)? as u64)))?;
+    let streams: Vec<(String, String, u64)> = rows.collect::<Result<_, _>>()?;
+    let mut lost = Vec::new();
+    for (epoch, stream, end) in streams {
+        let stored = stored(tx, device, &epoch, &stream)?;
+        let mut explained: Vec<(u64, u64)> = stored.iter().map(|run| (run.from, run.to)).collect();
+        explained.extend(exact(tx, device, &epoch, &stream)?);
+        for (from, to) in holes(explained, end) {
+            lost.push(GapEntry {
+                epoch: epoch.clone(),
+                stream: stream.clone(),
+                from: None,
+                to: None,
+                first_seq: Some(from),
+                last_seq: Some(to - 1),
+                after_seq: None,
+                span: span_around(&stored, from, to),
+                count: Some(to - from),
+                unknown: false,
+                reason: Reason::LostByServer.as_str().into(),
+            });
         }
     }
-    Ok(found)
+    Ok(lost)
+}
+
+/// Stored seqs `from..to`, and the wall times of the first and the last.
+struct Run {
+    from: u64,
+    to: u64,
+    walls: (i64, i64),
+}
+
+fn stored(tx: &Transaction, device: &DeviceId, epoch: &str, stream: &str) -> anyhow::Result<Vec<Run>> {
+    let mut statement = tx.prepare(
+        "SELECT first_seq, end_seq, first_wall, last_wall FROM batch JOIN stream ON stream.id = batch.stream
+         JOIN source ON source.id = stream.source
+         WHERE stream.device = ?1 AND epoch = ?2 AND source.name || '.' || kind = ?3 ORDER BY first_seq",
+    )?;
+    let rows = statement.query_map(params![device.as_str(), epoch, stream], |row| {
+        let (from, to) = (row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64);
+        Ok(Run { from, to, walls: (row.get(2)?, row.get(3)?) })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// From the last record before to the first after; where one side has none, the other side's time alone is known.
+fn span_around(stored: &[Run], from: u64, to: u64) -> (i64, i64) {
+    let before = stored.iter().rev().find(|run| run.to <= from).map(|run| run.walls.1);
+    let after = stored.iter().find(|run| run.from >= to).map(|run| run.walls.0);
+    let either = before.or(after).unwrap_or_default();
+    (before.unwrap_or(either), after.unwrap_or(either))
 }
 
 /// What of `0..end` no range `from..to` covers.
@@ -113,27 +193,15 @@ fn holes(mut covered: Vec<(u64, u64)>, end: u64) -> Vec<(u64, u64)> {
     holes
 }
 
-fn committed(tx: &Transaction, device: &DeviceId, hold: &StreamHold) -> anyhow::Result<Vec<(u64, u64)>> {
-    let mut statement = tx.prepare(
-        "SELECT watermark, ranges FROM stream JOIN source ON source.id = stream.source
-         WHERE stream.device = ?1 AND epoch = ?2 AND source.name = ?3 AND kind = ?4",
-    )?;
-    let mut rows =
-        statement.query(params![device.as_str(), hold.epoch.to_string(), hold.stream.source.as_str(), hold.stream.kind.as_str()])?;
-    let Some(row) = rows.next()? else { return Ok(Vec::new()) };
-    let row = StreamRow { watermark: row.get::<_, i64>(0)? as u64, ranges: wire::decode(&row.get::<_, Vec<u8>>(1)?)? };
-    Ok(row.ranges.into_iter().chain([(0, row.watermark)]).collect())
-}
-
-fn exact(tx: &Transaction, device: &DeviceId, hold: &StreamHold) -> anyhow::Result<Vec<(u64, u64)>> {
+fn exact(tx: &Transaction, device: &DeviceId, epoch: &str, stream: &str) -> anyhow::Result<Vec<(u64, u64)>> {
     let mut statement =
         tx.prepare("SELECT first_seq, last_seq FROM gap WHERE device = ?1 AND epoch = ?2 AND stream = ?3 AND first_seq IS NOT NULL")?;
-    let rows = statement.query_map(params![device.as_str(), hold.epoch.to_string(), hold.stream.to_string()], |row| {
-        Ok((row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64 + 1))
-    })?;
+    let rows = statement
+        .query_map(params![device.as_str(), epoch, stream], |row| Ok((row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64 + 1)))?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
+/// The ledger, and behind it what the server finds missing itself.
 pub fn list(tx: &Transaction, device: &DeviceId) -> anyhow::Result<Vec<GapEntry>> {
     let mut statement = tx.prepare(
         "SELECT epoch, stream, from_position, to_position, first_seq, last_seq, after_seq, span_from, span_to, reason
@@ -157,7 +225,8 @@ pub fn list(tx: &Transaction, device: &DeviceId) -> anyhow::Result<Vec<GapEntry>
             reason: row.get(9)?,
         })
     })?;
-    Ok(rows.collect::<Result<_, _>>()?)
+    let told: Vec<GapEntry> = rows.collect::<Result<_, _>>()?;
+    Ok(told.into_iter().chain(lost(tx, device)?).collect())
 }
 
 #[cfg(test)]

@@ -12,8 +12,8 @@ use wayside_common::{
     block::Block,
     id::{Digest, StreamKind},
     reading::Reading,
-    record::{Answer, Body, Frame, NoAnswer, Prediction, Report, Sample, SampleReason, Sketch},
-    time::{ClockStamp, Wall},
+    record::{Answer, Batch, Body, Frame, NoAnswer, Prediction, Report, Sample, SampleReason, Sketch},
+    time::{ClockStamp, Mono, Wall},
     wire,
 };
 
@@ -250,6 +250,19 @@ impl StoredBlock {
     pub fn wall(&self, reading: &Reading) -> Wall {
         wall_of(&self.clock, reading.mono)
     }
+}
+
+/// The wall time of each record of a batch, in order.
+pub fn walls(batch: &Batch) -> anyhow::Result<Vec<i64>> {
+    let wall = |mono: Mono| wall_of(&batch.clock, mono).0;
+    Ok(match &batch.body {
+        Body::Reports(records) => records.iter().map(|record| wall(record.mono)).collect(),
+        Body::Frames(records) => records.iter().map(|record| wall(record.mono)).collect(),
+        Body::Predictions(records) => records.iter().map(|record| wall(record.mono)).collect(),
+        Body::Sketches(records) => records.iter().map(|record| wall(record.mono)).collect(),
+        Body::Samples(records) => records.iter().map(|record| wall(record.mono)).collect(),
+        Body::Readings(block) => block.unpack()?.iter().map(|reading| wall(reading.mono)).collect(),
+    })
 }
 
 /// What identifies the content of each record of a batch, in order.
