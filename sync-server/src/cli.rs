@@ -4,6 +4,7 @@
 //! 8 (checked and not healthy) or 124 (timeout). Not here:
 //! what a command does (`cli/*`), and anything that the REST API does not offer, except making and using keys.
 
+pub mod broker;
 pub mod client;
 pub mod device;
 pub mod key;
@@ -83,6 +84,11 @@ enum Noun {
         #[command(subcommand)]
         verb: key::Verb,
     },
+    /// A broker beside the embedded one
+    Broker {
+        #[command(subcommand)]
+        verb: broker::Verb,
+    },
 }
 
 /// What every command that asks a server gets.
@@ -103,6 +109,7 @@ impl Cli {
             Noun::Sample { verb } => verb.unwrap_or_default().run(&context(token)),
             Noun::Retrain { verb } => verb.unwrap_or_default().run(&context(token)),
             Noun::Key { verb } => verb.run(),
+            Noun::Broker { verb } => verb.run(),
         }
     }
 }
