@@ -18,6 +18,7 @@ pub mod pipeline;
 pub mod registry;
 pub mod rollout;
 pub mod server;
+pub mod ui;
 #[cfg(test)]
 mod fixture;
 #[cfg(test)]

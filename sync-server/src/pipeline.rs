@@ -76,7 +76,8 @@ impl Pipeline {
     pub async fn trigger(self: &Arc<Self>, name: &str) -> Result<RunId, TriggerError> {
         let job = self.jobs.iter().find(|job| job.name == name).cloned().ok_or_else(|| {
             let known: Vec<&str> = self.jobs.iter().map(|job| job.name.as_str()).collect();
-            TriggerError::NoSuchJob { asked: name.chars().take(64).collect(), known: known.join(", ") }
+            let known = if known.is_empty() { "none".into() } else { known.join(", ") };
+            TriggerError::NoSuchJob { asked: name.chars().take(64).collect(), known }
         })?;
         if !self.busy.lock().unwrap_or_else(PoisonError::into_inner).insert(job.name.clone()) {
             return Err(TriggerError::Busy(job.name));
@@ -192,3 +193,6 @@ impl Pipeline {
         self.events.publish(Event::Retrain { id: run.0.to_string(), state: state.as_str().into() });
     }
 }
+
+#[cfg(test)]
+mod tests;

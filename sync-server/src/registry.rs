@@ -8,3 +8,5 @@ pub mod packages;
 pub mod self_test;
 pub mod signer;
 pub mod trust;
+#[cfg(test)]
+pub mod fixture;

@@ -194,3 +194,6 @@ impl ControlPlane for Rollout {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

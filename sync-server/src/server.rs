@@ -22,6 +22,7 @@ use crate::{
     pipeline::Pipeline,
     registry::{blob::BlobStore, packages::Packages, signer::Signer, trust::Trust},
     rollout::{Rollout, supply::Supply},
+    ui::{self, Sources},
 };
 
 /// How long a stop waits for requests that are under way; event streams never end by themselves.
@@ -42,29 +43,30 @@ impl Server {
         let token = Token::open(&config.data_dir.join("token"), token.as_deref())?;
         let db: Arc<dyn Db> = Arc::new(Sqlite::open(&config.data_dir.join("wayside.db"))?);
         db.nobody_is_online().await?;
-        let events = Events::default();
+        let (events, fleet) = (Events::default(), config.fleet);
         let blobs = BlobStore::open(&config.data_dir.join("blobs"))?;
         let packages = Arc::new(Packages::new(db.clone(), blobs.clone()));
         for folder in &config.packages {
             packages.admit_shipped(folder, clock::wall()).await?;
         }
         let trust = Arc::new(Trust::open(&config.trust.dir, db.clone()).await?);
-        let signer = Signer::new(config.fleet.clone(), keys::load(&config.trust.dir.join(keys::ASSIGN_KEY))?);
+        let signer = Signer::new(fleet.clone(), keys::load(&config.trust.dir.join(keys::ASSIGN_KEY))?);
         let rollout = Arc::new(Rollout::new(db.clone(), Supply::new(blobs), signer, events.clone()));
 
         // The API is bound before the broker starts, so that a server whose port is taken never acks a device.
         let listener = api::bind(&config.api).await?;
         let api_address = listener.local_addr()?;
         let intake = Arc::new(Intake::start(db.clone(), rollout.clone(), events.clone()));
-        let broker = broker::start(config.broker, config.fleet, intake).await?;
+        let broker = broker::start(config.broker, fleet.clone(), intake).await?;
         rollout.attach(broker.downlink());
 
         let pipeline = Pipeline::open(db.clone(), packages.clone(), events.clone(), config.jobs, config.data_dir.join("retrain")).await?;
         let control =
             Control { db: db.clone(), packages: packages.clone(), trust, rollout, pipeline: Arc::new(pipeline), events: events.clone() };
+        let page = ui::router(Sources { db: db.clone(), references: packages.clone(), fleet });
         let shared = Shared { db, references: packages, events };
         let (stop, stopped) = watch::channel(false);
-        let api = tokio::spawn(api::serve(listener, api::router(shared, token.clone(), control::router(control)), stopped));
+        let api = tokio::spawn(api::serve(listener, api::router(shared, token.clone(), control::router(control).merge(page)), stopped));
         let addresses = [
             Some(format!("api http://{api_address}")),
             broker.address().map(|address| format!("mqtt {address}")),

@@ -1,0 +1,229 @@
+//! What the page says of models, releases, samples and retraining: text for people from rows of the store.
+//!
+//! Invariant: plain functions of their arguments. Not here: devices' own data (`device`), layout (the template).
+
+use wayside_common::{fleet::Stage, time::Wall};
+
+use crate::{
+    db::{
+        registry::{AssignmentState, DeviceOutcome, ModelVersion, Release, RetrainRun, RunState},
+        telemetry::{Device, SampleRow},
+    },
+    rollout::status::{DeviceRow, ReleaseState, devices_of, state_of},
+};
+
+/// Samples that are shown as pictures.
+const SHOWN: usize = 12;
+
+/// Rows of the store.
+pub struct Seen {
+    pub releases: Vec<Release>,
+    pub outcomes: Vec<DeviceOutcome>,
+    pub runs: Vec<RetrainRun>,
+    /// Newest first.
+    pub unlabelled: Vec<SampleRow>,
+    pub labelled: Vec<SampleRow>,
+}
+
+/// How something is, for colour and symbol; the text beside it says the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tone {
+    Good,
+    Busy,
+    Bad,
+    Quiet,
+}
+
+impl Tone {
+    pub fn class(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Busy => "busy",
+            Self::Bad => "bad",
+            Self::Quiet => "quiet",
+        }
+    }
+
+    pub fn symbol(self) -> &'static str {
+        match self {
+            Self::Good => "✓",
+            Self::Busy => "…",
+            Self::Bad => "✕",
+            Self::Quiet => "–",
+        }
+    }
+}
+
+pub struct Badge {
+    pub tone: Tone,
+    pub text: String,
+}
+
+pub struct ModelView {
+    pub name: String,
+    pub version: u32,
+    pub digest: String,
+    pub state: &'static str,
+    pub from: String,
+    pub runs_on: Vec<String>,
+    pub created: String,
+}
+
+pub struct ReleaseView {
+    pub id: i64,
+    pub model: String,
+    pub slot: String,
+    pub state: Badge,
+    pub created: String,
+    pub devices: Vec<OutcomeView>,
+}
+
+pub struct OutcomeView {
+    pub device: String,
+    pub state: Badge,
+    pub reason: Option<String>,
+}
+
+pub struct RunView {
+    pub id: i64,
+    pub job: String,
+    pub state: Badge,
+    pub samples: u64,
+    pub when: String,
+    pub candidate: Option<String>,
+    pub reason: Option<String>,
+}
+
+pub struct SamplesView {
+    pub unlabelled: usize,
+    pub labelled: usize,
+    pub shown: Vec<SampleView>,
+}
+
+pub struct SampleView {
+    pub id: String,
+    pub device: String,
+    pub predicted: String,
+    pub margin: String,
+    pub label: Option<String>,
+}
+
+pub fn models(models: &[ModelVersion], devices: &[&Device], now: Wall) -> Vec<ModelView> {
+    let view = |version: &ModelVersion| ModelView {
+        name: version.model.name.to_string(),
+        version: version.model.version,
+        digest: version.model.digest.to_string()[..12].to_owned(),
+        state: version.state.as_str(),
+        from: match (version.lineage["source"].as_str(), version.lineage["run"].as_str()) {
+            (Some("retrain"), Some(run)) => format!("retraining run {run}, {} samples", version.lineage["samples"]),
+            (Some("shipped"), _) => "came with the devices".into(),
+            (Some("upload"), _) => "uploaded by an operator".into(),
+            _ => "–".into(),
+        },
+        runs_on: devices
+            .iter()
+            .filter(|device| device.slots.iter().any(|s| s.active.as_ref().is_some_and(|a| a.digest == version.model.digest)))
+            .map(|device| device.id.to_string())
+            .collect(),
+        created: ago(version.created, now),
+    };
+    models.iter().map(view).collect()
+}
+
+pub fn releases(seen: &Seen, devices: &[Device], now: Wall) -> Vec<ReleaseView> {
+    let newest = |release: &Release| seen.releases.iter().find(|other| other.slot == release.slot).is_some_and(|n| n.id == release.id);
+    let view = |release: &Release| {
+        let rows = devices_of(release, newest(release), &seen.outcomes, devices);
+        let state = match state_of(newest(release), &rows) {
+            ReleaseState::Waiting => Badge { tone: Tone::Quiet, text: "no device has the slot".into() },
+            ReleaseState::InProgress => Badge { tone: Tone::Busy, text: "in progress".into() },
+            ReleaseState::Active => Badge { tone: Tone::Good, text: "active".into() },
+            ReleaseState::Refused => Badge { tone: Tone::Bad, text: "refused".into() },
+            ReleaseState::Superseded => Badge { tone: Tone::Quiet, text: "superseded".into() },
+        };
+        ReleaseView {
+            id: release.id.0,
+            model: release.model.to_string(),
+            slot: release.slot.to_string(),
+            state,
+            created: ago(release.created, now),
+            devices: rows.into_iter().map(outcome).collect(),
+        }
+    };
+    seen.releases.iter().map(view).collect()
+}
+
+fn outcome(DeviceRow { device, slot, .. }: DeviceRow) -> OutcomeView {
+    let device = device.to_string();
+    let Some(slot) = slot else {
+        return OutcomeView { device, state: Badge { tone: Tone::Good, text: "runs it already".into() }, reason: None };
+    };
+    let stage = slot.stage.map_or("", Stage::as_str);
+    let (tone, text) = match slot.state {
+        AssignmentState::Assigned => (Tone::Busy, "sent".into()),
+        AssignmentState::InProgress => (Tone::Busy, stage.into()),
+        AssignmentState::Active => (Tone::Good, "active".into()),
+        AssignmentState::Refused => (Tone::Bad, format!("refused in {stage}")),
+        AssignmentState::Superseded => (Tone::Quiet, "superseded".into()),
+    };
+    OutcomeView { device, state: Badge { tone, text }, reason: slot.reason }
+}
+
+pub fn runs(runs: &[RetrainRun], now: Wall) -> Vec<RunView> {
+    let view = |run: &RetrainRun| {
+        let state = match run.state {
+            RunState::Running => Badge { tone: Tone::Busy, text: "running".into() },
+            RunState::Succeeded => Badge { tone: Tone::Good, text: "candidate".into() },
+            RunState::Failed => Badge { tone: Tone::Bad, text: "failed".into() },
+        };
+        RunView {
+            id: run.id.0,
+            job: run.job.clone(),
+            state,
+            samples: run.samples,
+            when: ago(run.started, now),
+            candidate: run.candidate.as_ref().map(ToString::to_string),
+            reason: run.reason.clone(),
+        }
+    };
+    runs.iter().map(view).collect()
+}
+
+pub fn samples(seen: &Seen) -> SamplesView {
+    let view = |row: &SampleRow| SampleView {
+        id: row.id.clone(),
+        device: row.device.to_string(),
+        predicted: row.label_predicted.clone(),
+        margin: row.margin.map_or("–".into(), |margin| format!("{margin:.2}")),
+        label: row.label.clone(),
+    };
+    let shown = seen.unlabelled.iter().chain(&seen.labelled).take(SHOWN).map(view).collect();
+    SamplesView { unlabelled: seen.unlabelled.len(), labelled: seen.labelled.len(), shown }
+}
+
+/// "12 s ago"; what lies in the future is "now", because clocks differ a little.
+pub fn ago(then: Wall, now: Wall) -> String {
+    let seconds = now.0.saturating_sub(then.0) / 1000;
+    match seconds {
+        ..2 => "now".into(),
+        2..60 => format!("{seconds} s ago"),
+        60..3600 => format!("{} min ago", seconds / 60),
+        3600..172_800 => format!("{} h ago", seconds / 3600),
+        _ => format!("{} d ago", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_is_told_in_the_unit_that_fits() {
+        struct Case(i64, &'static str);
+        for Case(seconds, text) in
+            [Case(-5, "now"), Case(1, "now"), Case(59, "59 s ago"), Case(60, "1 min ago"), Case(7199, "1 h ago"), Case(172_800, "2 d ago")]
+        {
+            assert_eq!(ago(Wall(1_000_000_000 - seconds * 1000), Wall(1_000_000_000)), text);
+        }
+    }
+}
