@@ -130,11 +130,11 @@ window = "10s"
     fn what_is_wrong_is_named_with_its_place() {
         struct Case(&'static str, &'static str, &'static [&'static str]);
         let cases = [
-            Case("[drift]", "[drift]\ncolour = 1", &["line 22", "column 1", "colour"]),
-            Case("seed = 7", "sead = 7", &["line 13", "sead"]),
+            Case("[drift]", "[drift]\ncolour = 1", &["line 23", "column 1", "colour"]),
+            Case("seed = 7", "sead = 7", &["line 14", "sead"]),
             Case("id = \"cam-1\"", "id = \"cam/1\"", &["line 4", "device id"]),
             Case("broker = \"mqtt://127.0.0.1:1883\"", "broker = \"127.0.0.1\"", &["line 8", "mqtt://HOST:PORT"]),
-            Case("period = \"500ms\"", "period = \"fast\"", &["line 14", "duration"]),
+            Case("period = \"500ms\"", "period = \"fast\"", &["line 15", "duration"]),
             Case("source = \"cam0\"", "source = \"cam1\"", &["slot vehicles", "cam1"]),
             Case("name = \"cam0\"", "name = \"agent\"", &["agent"]),
             Case("[trust]\nroot = \"root.json\"", "", &["trust"]),

@@ -565,3 +565,6 @@ fn report(job: &Job, outcome: Outcome) -> Fact {
 fn progress(job: &Job, stage: Stage) -> Fact {
     report(job, Outcome::Progress(stage))
 }
+
+#[cfg(test)]
+mod tests;
