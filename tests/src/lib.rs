@@ -1,1 +1,5 @@
-//! stub
+//! What proves that the parts work together: the demo with its oracle, and what tests of several crates share.
+//!
+//! Invariant: nothing here is needed to run Wayside. Not here: tests of one crate, which stand beside its code.
+
+pub mod demo;
