@@ -24,7 +24,7 @@ use crate::{
         output::Output,
         wait::{NotHealthy, TimedOut},
     },
-    config,
+    config::{self, Config},
 };
 
 /// Sync server of a Wayside fleet, and its operator's command line.
@@ -98,11 +98,12 @@ pub struct Context {
 }
 
 impl Cli {
-    pub fn run(self) -> anyhow::Result<()> {
+    /// `serve` is what runs a server: wiring one is for `main` alone.
+    pub fn run(self, serve: fn(Config, Option<String>) -> anyhow::Result<()>) -> anyhow::Result<()> {
         let Global { output, server, token } = self.global;
         let context = |token: Option<String>| Context { client: Client::new(config::client(server, token)), output };
         match self.noun {
-            Noun::Serve(serve) => serve.run(token),
+            Noun::Serve(flags) => serve(flags.config()?, token),
             Noun::Device { verb } => verb.unwrap_or_default().run(&context(token)),
             Noun::Model { verb } => verb.unwrap_or_default().run(&context(token)),
             Noun::Release { verb } => verb.unwrap_or_default().run(&context(token)),

@@ -1,14 +1,12 @@
-//! `wayside serve`: reads the configuration, starts the server, waits for a signal, drains.
+//! `wayside serve`: the flags, and the configuration they make with the file.
 //!
-//! Invariant: stdout gets one line per address and the token, so that a program that started the server can find it; the rest is
-//! logged to stderr. Not here: what a server is made of (`server`).
+//! Invariant: a flag wins over the file. Not here: running the server (`main`).
 
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{broker, config::Config, server::Server};
+use crate::{broker, config::Config};
 
 #[derive(Debug, Args)]
 pub struct Serve {
@@ -30,28 +28,8 @@ pub struct Serve {
 }
 
 impl Serve {
-    pub fn run(self, token: Option<String>) -> anyhow::Result<()> {
-        let config = self.config()?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        runtime.block_on(async {
-            // Caught before anything starts, so that an early signal also drains.
-            let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-            let mut server = Server::start(config, token).await?;
-            for line in server.addresses() {
-                println!("{line}");
-            }
-            let failure = tokio::select! {
-                _ = terminate.recv() => None,
-                _ = interrupt.recv() => None,
-                failure = server.failed() => Some(failure),
-            };
-            tracing::info!("stopping");
-            server.stop().await?;
-            failure.map_or(Ok(()), Err)
-        })
-    }
-
-    fn config(self) -> anyhow::Result<Config> {
+    /// The file, and the flags that win over it.
+    pub fn config(self) -> anyhow::Result<Config> {
         let mut config = Config::load(self.config.as_deref())?;
         if let Some(dir) = self.data_dir {
             config.data_dir = dir;
