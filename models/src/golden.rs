@@ -24,6 +24,8 @@ pub const MAX_BYTES: usize = 8 * 1024 * 1024;
 pub const MAX_SAMPLES: usize = 12;
 /// No output of a network has more values.
 const MAX_VALUES: usize = 1_000_000;
+/// A shorter array is not worth a chunk of its own.
+const LONG_ARRAY: usize = 4 * 1024;
 
 /// What `golden.json` says.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,10 +69,50 @@ impl GoldenSet {
 
     /// The text that `parse` reads.
     pub fn to_json(&self) -> String {
-        let mut text = serde_json::to_string(&Raw { samples: self.samples.clone() }).expect("finite numbers and text are JSON");
-        text.push('\n');
-        text
+        let mut text = Vec::new();
+        let mut serializer = serde_json::Serializer::with_formatter(&mut text, Spaced);
+        Raw { samples: self.samples.clone() }.serialize(&mut serializer).expect("finite numbers and text are JSON");
+        text.push(b'\n');
+        String::from_utf8(text).expect("JSON is text")
     }
+}
+
+/// `, ` between elements and `6.1e-05` for small numbers, as the Python trainers write them: arrays that did not change stay the
+/// same bytes.
+struct Spaced;
+
+impl serde_json::ser::Formatter for Spaced {
+    fn begin_array_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, first: bool) -> std::io::Result<()> {
+        if first { Ok(()) } else { writer.write_all(b", ") }
+    }
+
+    fn write_f64<W: ?Sized + std::io::Write>(&mut self, writer: &mut W, value: f64) -> std::io::Result<()> {
+        let scientific = format!("{value:e}");
+        match scientific.split_once("e-") {
+            Some((digits, exponent)) if value.abs() < 1e-4 => write!(writer, "{digits}e-{exponent:0>2}"),
+            _ => write!(writer, "{value:?}"),
+        }
+    }
+}
+
+/// Where long arrays of a golden.json start and end, ascending: a new head leaves the embeddings as they were, and chunks cut here
+/// are shared.
+pub fn boundaries(text: &[u8]) -> Vec<usize> {
+    let mut start = None;
+    let mut boundaries = Vec::new();
+    for (at, byte) in text.iter().enumerate() {
+        match (byte, start) {
+            (b'[', _) => start = Some(at),
+            (b']', Some(from)) => {
+                if at - from >= LONG_ARRAY {
+                    boundaries.extend([from, at]);
+                }
+                start = None;
+            }
+            _ => {}
+        }
+    }
+    boundaries
 }
 
 impl GoldenSample {
@@ -242,4 +284,35 @@ pub fn parse_window(bytes: &[u8], window: &WindowInput) -> Result<Vec<Vec<f64>>,
         rows.push(places.iter().map(value).collect::<Result<Vec<_>, _>>()?);
     }
     Ok(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_as_python_writes_them() {
+        let values = [0.0, -0.0, 1.0, -0.501861, 1e-4, 6.1e-5, -1.25e-12, 123456.0];
+        let mut text = Vec::new();
+        values.serialize(&mut serde_json::Serializer::with_formatter(&mut text, Spaced)).unwrap();
+        assert_eq!(String::from_utf8(text).unwrap(), "[0.0, -0.0, 1.0, -0.501861, 0.0001, 6.1e-05, -1.25e-12, 123456.0]");
+    }
+
+    #[test]
+    fn inputs_are_plain_names_below_golden() {
+        for good in ["golden/a.jpg", "golden/Car_1-2.csv"] {
+            assert!(is_input_path(good), "{good}");
+        }
+        for bad in ["a.jpg", "golden/", "golden/.", "golden/..", "golden/a/b", "golden/ä", "/golden/a", "golden/a b"] {
+            assert!(!is_input_path(bad), "{bad}");
+        }
+        assert!(!is_input_path(&format!("golden/{}", "x".repeat(129))));
+    }
+
+    #[test]
+    fn long_arrays_are_boundaries() {
+        let text = format!(r#"{{"samples": [{{"outputs": {{"a": [1.0], "b": [{}]}}}}]}}"#, "1.0, ".repeat(2000));
+        let [start, end] = boundaries(text.as_bytes())[..] else { panic!("one long array") };
+        assert_eq!((&text[start..start + 4], &text[end..end + 1]), ("[1.0", "]"));
+    }
 }

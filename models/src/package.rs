@@ -164,16 +164,19 @@ pub fn unpack(bytes: &[u8], dir: &Path) -> Result<Package, PackageError> {
     Ok(package)
 }
 
-/// Where files and large tensors start and end in packed bytes, ascending: chunks cut there are shared by versions that share
-/// files or tensors. Empty for what is no package.
+/// Where files, large tensors and long golden outputs start and end in packed bytes, ascending: chunks cut there are shared by
+/// versions that share them. Empty for what is no package.
 pub fn boundaries(packed: &[u8]) -> Vec<usize> {
     let Ok(places) = container::places(packed) else { return Vec::new() };
     let mut boundaries = Vec::new();
     for (path, range) in places {
         boundaries.push(range.start);
-        if path == MODEL {
-            boundaries.extend(onnx_file::boundaries(&packed[range.clone()]).into_iter().map(|at| range.start + at));
-        }
+        let inside = match path.as_str() {
+            MODEL => onnx_file::boundaries(&packed[range.clone()]),
+            golden::FILE => golden::boundaries(&packed[range.clone()]),
+            _ => Vec::new(),
+        };
+        boundaries.extend(inside.into_iter().map(|at| range.start + at));
     }
     boundaries.dedup();
     boundaries

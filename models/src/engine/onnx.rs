@@ -47,7 +47,7 @@ fn load(network: &[u8], manifest: &Manifest) -> TractResult<Arc<TypedRunnableMod
     let proto = ModelProto::decode(network)?;
     let framework = OnnxFramework { provider: Arc::new(NoExternalData), ..tract_onnx::onnx() };
     let mut model = framework.model_for_proto_model(&proto)?;
-    drop(proto);
+    let declared: Vec<String> = proto.graph.into_iter().flat_map(|graph| graph.output).map(|output| output.name).collect();
     let inputs: Vec<String> = model.input_outlets()?.iter().map(|outlet| model.node(outlet.node).name.clone()).collect();
     if inputs != [manifest.input.name.as_str()] {
         return Err(format_err(format!("its inputs are {inputs:?}; the manifest names {:?}", manifest.input.name)));
@@ -55,7 +55,7 @@ fn load(network: &[u8], manifest: &Manifest) -> TractResult<Arc<TypedRunnableMod
     model.set_input_fact(0, f32::fact(&manifest.input.shape).into())?;
     let mut outlets = Vec::new();
     for output in &manifest.outputs {
-        let outlet = model.find_outlet_label(&output.name);
+        let outlet = model.find_outlet_label(&output.name).filter(|_| declared.contains(&output.name));
         outlets.push(outlet.ok_or_else(|| format_err(format!("it has no output {:?}", output.name)))?);
     }
     model.select_output_outlets(&outlets)?;

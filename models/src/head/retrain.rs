@@ -162,7 +162,7 @@ fn split(samples: &[Labelled], labels: &[String]) -> Result<(Vec<Row>, Vec<Row>)
         let class = class.ok_or_else(|| RetrainError::UnknownLabel { label: label.clone(), known: labels.to_vec() })?;
         seen[class] += 1;
         let row = Row { embedding: embedding.clone(), class };
-        if seen[class] % FOLD == 0 { held_out.push(row) } else { fitted.push(row) }
+        if seen[class].is_multiple_of(FOLD) { held_out.push(row) } else { fitted.push(row) }
     }
     Ok((fitted, held_out))
 }

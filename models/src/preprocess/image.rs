@@ -169,8 +169,18 @@ fn decode_checked(jpeg: &[u8]) -> Result<Rgb, ImageError> {
     if width.max(height) > u64::from(MAX_SIDE) || width * height > MAX_PIXELS {
         return Err(ImageError::TooLarge { width, height });
     }
+    if !is_whole(jpeg) {
+        return Err(ImageError::Decode("the file is cut off".into()));
+    }
     let pixels = decoder.decode().map_err(failed)?;
     Rgb::new(width as u32, height as u32, pixels).ok_or_else(|| ImageError::Decode("not three colours".into()))
+}
+
+/// Whether the end of the image follows the last scan: decoders fill up what is cut off with grey, and grey is no picture. Neither
+/// marker can occur inside the scan itself.
+fn is_whole(jpeg: &[u8]) -> bool {
+    let last = |marker: [u8; 2]| jpeg.windows(2).rposition(|pair| pair == marker);
+    last([0xff, 0xd9]) > last([0xff, 0xda])
 }
 
 /// All steps of the manifest.
