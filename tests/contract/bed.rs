@@ -17,7 +17,7 @@ use std::{
 
 use rumqttc::v5::mqttbytes::{
     QoS,
-    v5::{PubAckReason, Publish},
+    v5::{ConnectReturnCode, PubAckReason, Publish},
 };
 use rustls::version::TLS13;
 use tokio::{net::TcpStream, time::timeout};
@@ -207,7 +207,17 @@ impl Bed {
     }
 
     pub async fn device_with(&self, device: &str, greeting: Greeting) -> Device {
-        Device::connect(&self.way(device), greeting).await.unwrap()
+        let way = self.way(device);
+        let connected = async {
+            loop {
+                match Device::connect(&way, greeting.clone()).await {
+                    // rmqtt says so to a device that comes back in the moment in which its broken connection is cleared away.
+                    Err(Refused::Code(ConnectReturnCode::ServerUnavailable)) => {}
+                    connected => return connected.unwrap(),
+                }
+            }
+        };
+        timeout(DEADLINE, connected).await.expect("the broker lets the device in before the deadline")
     }
 
     /// A device that hears everything that is for it.
