@@ -74,8 +74,8 @@ const DRIFT: &[Column] = &[
     ("verdict", |row| text(row, "/verdict")),
     ("n", |row| text(row, "/n_current")),
     ("reference", |row| text(row, "/n_reference")),
-    ("p", |row| text(row, "/chi_square/p_value")),
-    ("psi", |row| text(row, "/effect/psi")),
+    ("p", |row| short(row, "/chi_square/p_value")),
+    ("psi", |row| short(row, "/effect/psi")),
 ];
 
 impl Verb {
@@ -105,6 +105,15 @@ fn models(row: &Value) -> String {
         })
         .collect();
     if shown.is_empty() { "-".into() } else { shown.join(", ") }
+}
+
+/// Three digits are what a person compares.
+fn short(row: &Value, pointer: &str) -> String {
+    match row.pointer(pointer).and_then(Value::as_f64) {
+        None => "-".into(),
+        Some(number) if number != 0.0 && number.abs() < 0.001 => format!("{number:.1e}"),
+        Some(number) => format!("{number:.3}"),
+    }
 }
 
 fn range(range: &Value) -> String {

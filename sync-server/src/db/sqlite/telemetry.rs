@@ -96,6 +96,7 @@ CREATE TABLE frame (
     PRIMARY KEY (stream, seq)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX frame_position ON frame (source, position);
+CREATE INDEX frame_wall ON frame (source, wall);
 
 CREATE TABLE prediction (
     stream INTEGER NOT NULL REFERENCES stream, seq INTEGER NOT NULL,
@@ -104,6 +105,7 @@ CREATE TABLE prediction (
     PRIMARY KEY (stream, seq)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX prediction_last ON prediction (source, last);
+CREATE INDEX prediction_wall ON prediction (source, slot, wall);
 
 CREATE TABLE sketch (
     stream INTEGER NOT NULL REFERENCES stream, seq INTEGER NOT NULL,

@@ -55,23 +55,34 @@ fn cut<T>(mut rows: Vec<T>, limit: usize, position: fn(&T) -> u64) -> Page<T> {
 
 /// The newest frame of each camera.
 pub fn latest_frames(tx: &Transaction, device: &DeviceId) -> anyhow::Result<Vec<FrameRow>> {
-    let sql = format!("{FRAME} WHERE frame.source = ?1 ORDER BY position DESC LIMIT 1");
-    newest(tx, device, "frames", &sql, frame)
-}
-
-/// The newest prediction of each sensor.
-pub fn latest_predictions(tx: &Transaction, device: &DeviceId) -> anyhow::Result<Vec<PredictionRow>> {
-    let sql = format!("{PREDICTION} WHERE prediction.source = ?1 ORDER BY last DESC LIMIT 1");
-    newest(tx, device, "predictions", &sql, prediction)
-}
-
-fn newest<T>(tx: &Transaction, device: &DeviceId, kind: &str, sql: &str, read: fn(&Row) -> rusqlite::Result<T>) -> anyhow::Result<Vec<T>> {
-    let mut statement = tx.prepare(sql)?;
-    let mut rows = Vec::new();
-    for (source, _) in sources(tx, device, kind, None)? {
-        rows.extend(statement.query_map(params![source], read)?.collect::<Result<Vec<_>, _>>()?);
+    let mut statement = tx.prepare(&format!("{FRAME} WHERE frame.source = ?1 ORDER BY wall DESC, position DESC LIMIT 1"))?;
+    let mut latest = Vec::new();
+    for (source, _) in sources(tx, device, "frames", None)? {
+        latest.extend(statement.query_map(params![source], frame)?.collect::<Result<Vec<_>, _>>()?);
     }
-    Ok(rows)
+    Ok(latest)
+}
+
+/// The newest prediction of each slot that judges windows of a sensor.
+pub fn latest_predictions(tx: &Transaction, device: &DeviceId) -> anyhow::Result<Vec<PredictionRow>> {
+    let mut statement =
+        tx.prepare(&format!("{PREDICTION} WHERE prediction.source = ?1 AND slot = ?2 ORDER BY wall DESC, last DESC LIMIT 1"))?;
+    // Steps from slot to slot in the index, where DISTINCT would read every prediction.
+    let mut slots = tx.prepare(
+        "WITH RECURSIVE named (slot) AS (
+             SELECT min(slot) FROM prediction WHERE source = ?1
+             UNION ALL
+             SELECT (SELECT min(slot) FROM prediction WHERE source = ?1 AND slot > named.slot) FROM named WHERE named.slot IS NOT NULL)
+         SELECT slot FROM named WHERE slot IS NOT NULL",
+    )?;
+    let mut latest = Vec::new();
+    for (source, _) in sources(tx, device, "predictions", None)? {
+        let slots: Vec<String> = slots.query_map(params![source], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        for slot in slots {
+            latest.extend(statement.query_map(params![source, slot], prediction)?.collect::<Result<Vec<_>, _>>()?);
+        }
+    }
+    Ok(latest)
 }
 
 fn frame(row: &Row) -> rusqlite::Result<FrameRow> {
