@@ -27,7 +27,7 @@ use crate::{
     fit,
     judge::{Slot, Workshop},
     keeper::Keeper,
-    link::{Installed, Outgoing, mqtt::Mqtt},
+    link::{Arrived, Installed, Outgoing, mqtt::Mqtt},
     pipeline::{Surroundings, camera::Camera, sensor::Sensor},
     report::Reporter,
     sense::{self, Sensing},
@@ -133,39 +133,17 @@ impl Agent {
         let keeper = tokio::spawn(keeper.run());
         reporter.report(Fact::Started { agent_version: env!("CARGO_PKG_VERSION").into() }).await;
 
-        // Sensing does not wait until models are loaded, so every slot begins empty.
-        let empty = present.iter().map(|(slot, _)| (slot.name.clone(), None)).collect::<Vec<_>>();
-        let of_this_program = supervisor::Config::of_this_program(config.samples.margin_below)?;
-        let (supervisor, judges) = Supervisor::start(of_this_program, empty, facts).await;
-        let places = places(&present, &judges, &sources);
-        let workshop: Arc<dyn Workshop> = Arc::new(supervisor);
-        let now = Now { mono: clock.mono(), wall: clock.for_expiry() };
-        let updater = Updater {
-            clock,
-            machine: Machine::new(now, memory),
-            reporter: reporter.clone(),
-            slots,
-            places,
-            workshop: Arc::clone(&workshop),
-            arrived: arrived_seen,
-            outbox: outbox.clone(),
-            installed,
-        };
-        let first_models = present.iter().map(|(slot, dir)| (slot.name.clone(), dir.clone())).collect();
-        let updater = tokio::spawn(async move {
-            load(workshop, first_models).await;
-            updater.run().await;
-        });
-
+        let models = Models { clock, memory, present: &present, sources: &sources, slots, reporter: reporter.clone() };
+        let (judges, updater) = models.start(config.samples.margin_below, facts, arrived_seen, outbox.clone(), installed).await?;
         let start = Start { clock, config: &config, begun: &begun, reporter: reporter.clone(), cuts, outbox };
-        let on_source = |name: &SourceName| slots_of(name, &config.slots, &judges);
-        let (mut sensing, mut pipelines) = (Vec::new(), Vec::new());
+        let mut running = (Vec::new(), Vec::new());
         for opened in sources {
-            let slots = on_source(&opened.name);
+            let slots = slots_of(&opened.name, &config.slots, &judges);
             let (thread, pipeline) = start.source(opened, slots)?;
-            sensing.push(thread);
-            pipelines.push(pipeline);
+            running.0.push(thread);
+            running.1.push(pipeline);
         }
+        let (sensing, pipelines) = running;
         Ok(Self { clock, reporter, sensing, pipelines, keeper, uplink, updater, stop })
     }
 
@@ -220,6 +198,9 @@ fn open(config: &Config, clock: Clock) -> anyhow::Result<Opening> {
     for slot in &config.slots {
         let row = rows.iter().find(|row| row.slot == slot.name);
         let chosen = row.and_then(|row| slots.find(&slot.name, row.active.digest));
+        if row.is_some() && chosen.is_none() {
+            tracing::error!(slot = %slot.name, "the active package is damaged; the one that the device ships with runs instead");
+        }
         let (dir, model) = match chosen {
             Some(package) => (slots.dir(&slot.name, package.digest()), Some(package.model_ref())),
             None => {
@@ -283,6 +264,51 @@ fn places(present: &[(SlotConfig, PathBuf)], judges: &[Slot], sources: &[Opened]
 fn slots_of(source: &SourceName, configs: &[SlotConfig], judges: &[Slot]) -> Vec<Slot> {
     let here = configs.iter().filter(|slot| slot.source == *source);
     here.filter_map(|slot| judges.iter().find(|judge| judge.name == slot.name).cloned()).collect()
+}
+
+/// What starting the workers and the updater takes.
+struct Models<'a> {
+    clock: Clock,
+    memory: Memory,
+    present: &'a [(SlotConfig, PathBuf)],
+    sources: &'a [Opened],
+    slots: Slots,
+    reporter: Reporter,
+}
+
+impl Models<'_> {
+    /// Sensing does not wait until models are loaded, so every slot begins empty.
+    async fn start(
+        self,
+        details_below: f32,
+        facts: mpsc::Sender<Fact>,
+        arrived: mpsc::Receiver<Arrived>,
+        outbox: mpsc::Sender<Outgoing>,
+        installed: watch::Sender<Installed>,
+    ) -> anyhow::Result<(Vec<Slot>, JoinHandle<()>)> {
+        let empty = self.present.iter().map(|(slot, _)| (slot.name.clone(), None)).collect::<Vec<_>>();
+        let of_this_program = supervisor::Config::of_this_program(details_below)?;
+        let (supervisor, judges) = Supervisor::start(of_this_program, empty, facts).await;
+        let workshop: Arc<dyn Workshop> = Arc::new(supervisor);
+        let now = Now { mono: self.clock.mono(), wall: self.clock.for_expiry() };
+        let updater = Updater {
+            clock: self.clock,
+            machine: Machine::new(now, self.memory),
+            reporter: self.reporter,
+            slots: self.slots,
+            places: places(self.present, &judges, self.sources),
+            workshop: Arc::clone(&workshop),
+            arrived,
+            outbox,
+            installed,
+        };
+        let first = self.present.iter().map(|(slot, dir)| (slot.name.clone(), dir.clone())).collect();
+        let updater = tokio::spawn(async move {
+            load(workshop, first).await;
+            updater.run().await;
+        });
+        Ok((judges, updater))
+    }
 }
 
 /// Brings the first model into each slot, one after the other, because loading needs memory.

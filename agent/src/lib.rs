@@ -19,6 +19,7 @@ pub mod pipeline;
 pub mod report;
 pub mod sampling;
 pub mod sense;
+pub mod sensed;
 pub mod source;
 pub mod spool;
 pub mod state;

@@ -233,3 +233,6 @@ impl Faults {
 fn earliest(deadlines: impl IntoIterator<Item = Option<Mono>>) -> Option<Mono> {
     deadlines.into_iter().flatten().min()
 }
+
+#[cfg(test)]
+mod tests;

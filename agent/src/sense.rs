@@ -18,19 +18,9 @@ use wayside_common::{
 
 use crate::{
     clock::{Clock, mono_at},
-    source::{Item, Pace, Source, SourceError},
+    sensed::Sensed,
+    source::{Pace, Source, SourceError},
 };
-
-/// One position, read.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Sensed {
-    pub position: Position,
-    /// When it was due; of a source without timetable, or if it was read more than [`TOLERANCE`] late, when it was read.
-    pub mono: Mono,
-    /// When it was due; of a source without timetable, when it was read.
-    pub wall: Wall,
-    pub item: Result<Item, String>,
-}
 
 /// A reading is stamped with its due time as long as it was taken this close to it.
 const TOLERANCE: Duration = Duration::from_secs(1);
@@ -128,7 +118,7 @@ impl Senses {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::Shape;
+    use crate::source::{Item, Shape};
 
     struct Fake(Pace);
 

@@ -75,11 +75,13 @@ struct Connection {
     last_heard: Mono,
     /// The ledger that the last hello carried is not yet acked.
     ledger_said: Option<Mono>,
+    /// What the last hello or slots told of the updater.
+    said: Option<Installed>,
 }
 
 impl Uplink {
     pub async fn run(mut self) -> Drained {
-        let mut connection = Connection { up: false, last_heard: self.clock.mono(), ledger_said: None };
+        let mut connection = Connection { up: false, last_heard: self.clock.mono(), ledger_said: None, said: None };
         loop {
             self.perform().await;
             if self.is_over(&connection) {
@@ -101,12 +103,7 @@ impl Uplink {
                     }
                 }
                 () = self.hello_due.notified() => self.say_hello(&mut connection).await,
-                Ok(()) = self.installed.changed() => {
-                    let slots = self.installed.borrow_and_update().slots.clone();
-                    if connection.up {
-                        self.link.publish(Up::State, wire::encode(&FromDevice::Slots(slots)), Care::Acked);
-                    }
-                }
+                Ok(()) = self.installed.changed() => self.say_installed(&mut connection).await,
                 Ok(()) = self.stop.changed() => {}
                 () = sleep_until(wake) => self.on_time(&mut connection).await,
             }
@@ -251,6 +248,18 @@ impl Uplink {
         }
     }
 
+    /// The slots alone, or a hello where more has changed.
+    async fn say_installed(&mut self, connection: &mut Connection) {
+        let now = self.installed.borrow_and_update().clone();
+        let said = connection.said.replace(now.clone());
+        let other = |said: &Installed| Installed { slots: Vec::new(), ..said.clone() } != Installed { slots: Vec::new(), ..now.clone() };
+        if said.as_ref().is_none_or(other) {
+            self.say_hello(connection).await;
+        } else if connection.up && said.as_ref() != Some(&now) {
+            self.link.publish(Up::State, wire::encode(&FromDevice::Slots(now.slots)), Care::Acked);
+        }
+    }
+
     async fn say_hello(&mut self, connection: &mut Connection) {
         if !connection.up {
             return;
@@ -258,6 +267,7 @@ impl Uplink {
         match self.hello().await {
             Ok(hello) => {
                 connection.ledger_said = (!hello.ledger.is_empty()).then(|| self.clock.mono());
+                connection.said = Some(self.installed.borrow().clone());
                 self.link.publish(Up::State, wire::encode(&FromDevice::Hello(hello)), Care::Acked);
             }
             Err(error) => tracing::error!(%error, "a hello cannot be made"),
@@ -299,3 +309,6 @@ fn holds(present: Epoch, marks: Vec<Mark>, vital: Vec<StreamHold>) -> Vec<Stream
     });
     spooled.chain(vital).map(|hold| StreamHold { closed: hold.epoch != present, ..hold }).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -29,7 +29,7 @@ use crate::{
     judge::{Judged, Loaded, Question, Slot},
     link::{Care, Outgoing},
     sampling::{self, Sampling},
-    sense::Sensed,
+    sensed::Sensed,
     source::Item,
 };
 

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     judge::{Judged, Question, Slot},
-    sense::Sensed,
+    sensed::Sensed,
     source::Item,
 };
 

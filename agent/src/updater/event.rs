@@ -99,6 +99,11 @@ pub enum Action {
         slot: SlotName,
         keep: Vec<Digest>,
     },
+    /// Delete a package that was refused.
+    Discard {
+        slot: SlotName,
+        package: Digest,
+    },
     /// What a hello tells has changed.
     Installed,
     Warn(String),

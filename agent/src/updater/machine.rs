@@ -514,6 +514,7 @@ impl Machine {
     fn refuse(&mut self, now: Now, stage: Stage, reason: String) {
         let State::Working { job, .. } = std::mem::replace(&mut self.state, State::Idle) else { return };
         let fact = report(&job, Outcome::Refused { stage, reason });
+        self.actions.push_back(Action::Discard { slot: job.slot.clone(), package: job.target.target().sha256 });
         self.finish_slot(now, job, Transition { facts: vec![fact], ..Transition::default() });
     }
 

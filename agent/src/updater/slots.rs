@@ -61,6 +61,14 @@ impl Slots {
         Ok(model)
     }
 
+    /// Deletes one package of the slot, if it is there.
+    pub fn discard(&self, slot: &SlotName, package: Digest) -> io::Result<()> {
+        match fs::remove_dir_all(self.dir(slot, package)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Deletes the slot's other folders.
     pub fn keep_only(&self, slot: &SlotName, keep: &[Digest]) -> io::Result<()> {
         let parent = self.root.join(slot.as_str());

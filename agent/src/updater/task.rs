@@ -115,6 +115,13 @@ impl Updater {
                 }
                 None
             }
+            Action::Discard { slot, package } => {
+                let slots = self.slots.clone();
+                if let Err(error) = blocking(move || slots.discard(&slot, package)).await {
+                    tracing::warn!(%error, "a refused package cannot be deleted");
+                }
+                None
+            }
             Action::Installed => {
                 self.tell_installed();
                 None
