@@ -20,6 +20,11 @@ pub fn keys(source: &Source) -> BTreeSet<String> {
         if !head.contains("struct ") && !head.contains("enum ") || head.contains("Request") {
             continue;
         }
+        // An enum that is told apart by a key has that key too, named in the same attribute.
+        let attribute = source.text[..at].rfind("#[").map_or("", |from| &source.text[from..at]);
+        if let Some(tag) = attribute.split("tag = \"").nth(1).and_then(|rest| rest.split('"').next()) {
+            keys.insert(tag.to_owned());
+        }
         let mut renamed = None;
         for line in lines_of(&item[open..]) {
             let line = line.trim();
@@ -81,6 +86,11 @@ mod tests {
         );
         let keys = keys(&source);
         assert_eq!(keys.iter().map(String::as_str).collect::<Vec<_>>(), ["data_dir", "job", "name"]);
+        let tagged = Source::new(
+            "a.rs",
+            "#[serde(tag = \"kind\", deny_unknown_fields)]\npub enum Config {\n    A {\n        url: String,\n    },\n}\n",
+        );
+        assert_eq!(super::keys(&tagged), BTreeSet::from(["kind".to_owned(), "url".to_owned()]));
         let text = "| `data_dir` | where |\n| `job` | what |\n| `nmae` | typo |\n";
         assert_eq!(
             differences("d.md", text, &keys),

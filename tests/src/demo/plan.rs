@@ -107,7 +107,7 @@ impl Device {
         format!(
             "data_dir = {data_dir}\n\n[device]\nid = \"{id}\"\nfleet = \"{FLEET}\"\nclass = \"{class}\"\n\n[link]\nbroker = \"mqtt://{broker}\"\n\n\
              [trust]\nroot = {root}\n\n[[source]]\nname = \"{source}\"\n{input}\n{slot}\
-             [samples]\nmargin_below = 0.5\nbytes_per_hour = 8000000\n\n[drift]\nwindow = \"5s\"\n"
+             [samples]\nmargin_below = 0.8\nbytes_per_hour = 8000000\n\n[drift]\nwindow = \"5s\"\n"
         )
     }
 }
