@@ -279,3 +279,14 @@ fn the_token_is_kept_and_a_given_one_wins() {
     assert!(Token::open(&file, Some("short")).is_err());
     assert!(Token::open(&file, Some("with space; Path=/")).is_err());
 }
+
+#[test]
+fn every_route_is_in_the_reference() {
+    let reference = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/api.md")).expect("the reference");
+    let routes = [include_str!("../api.rs"), include_str!("control.rs")]
+        .into_iter()
+        .flat_map(|source| source.split(".route(\"").skip(1))
+        .filter_map(|rest| rest.split('"').next());
+    let missing: Vec<&str> = routes.filter(|route| !reference.contains(&format!("{route}`"))).collect();
+    assert_eq!(missing, Vec::<&str>::new());
+}

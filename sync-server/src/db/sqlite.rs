@@ -7,6 +7,7 @@ mod registry;
 mod telemetry;
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{
         Arc,
@@ -92,7 +93,10 @@ fn start_thread(name: &str, mut connection: Connection) -> anyhow::Result<mpsc::
     let (jobs, mut queue) = mpsc::channel::<Job>(WAITING);
     std::thread::Builder::new().name(name.into()).spawn(move || {
         while let Some(job) = queue.blocking_recv() {
-            job(&mut connection);
+            // A panic rolls its transaction back and costs its caller the answer, not every caller after it the store.
+            if catch_unwind(AssertUnwindSafe(|| job(&mut connection))).is_err() {
+                tracing::error!("a piece of work on the database panicked");
+            }
         }
     })?;
     Ok(jobs)
