@@ -30,6 +30,8 @@ use crate::{
 const STYLE: &str = include_str!("ui/wayside.css");
 const SCRIPT: &str = include_str!("ui/wayside.js");
 const ICON: &str = include_str!("ui/icon.svg");
+/// For a browser that has no token.
+pub const SIGN_IN: &str = include_str!("ui/sign_in.html");
 const POLICY: &str = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
 /// What the page is made from.

@@ -9,16 +9,19 @@ use anyhow::{Context, ensure};
 use axum::{
     extract::{Request, State},
     http::{
-        HeaderMap, StatusCode,
+        HeaderMap, Method, StatusCode,
         header::{AUTHORIZATION, COOKIE, LOCATION, SET_COOKIE},
     },
     middleware::Next,
-    response::{IntoResponse, Response},
+    response::{Html, IntoResponse, Response},
 };
 use wayside_common::id::Digest;
 
 use super::problem::Problem;
-use crate::disk::{self, Access};
+use crate::{
+    disk::{self, Access},
+    ui,
+};
 
 const COOKIE_NAME: &str = "wayside-token";
 
@@ -69,7 +72,7 @@ impl Token {
 }
 
 pub async fn require(State(token): State<Token>, request: Request, next: Next) -> Response {
-    if of_client(request.headers()).is_some_and(|text| token.is(&text)) {
+    if of_client(request.method(), request.headers()).is_some_and(|text| token.is(&text)) {
         return next.run(request).await;
     }
     let in_address = request.uri().query().and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("token=")));
@@ -77,13 +80,17 @@ pub async fn require(State(token): State<Token>, request: Request, next: Next) -
         let cookie = format!("{COOKIE_NAME}={}; Path=/; HttpOnly; SameSite=Strict", token.text);
         return (StatusCode::SEE_OTHER, [(SET_COOKIE, cookie), (LOCATION, "/".into())]).into_response();
     }
+    if request.uri().path() == "/" {
+        return (StatusCode::UNAUTHORIZED, Html(ui::SIGN_IN)).into_response();
+    }
     Problem::new(StatusCode::UNAUTHORIZED, "the token is missing or wrong; the server printed it when it started").into_response()
 }
 
-fn of_client(headers: &HeaderMap) -> Option<String> {
+/// The cookie is for looking alone: a page of another local server could make a browser send it with a write.
+fn of_client(method: &Method, headers: &HeaderMap) -> Option<String> {
     if let Some(value) = headers.get(AUTHORIZATION) {
         return value.to_str().ok()?.strip_prefix("Bearer ").map(str::to_owned);
     }
-    let cookies = headers.get(COOKIE)?.to_str().ok()?;
+    let cookies = headers.get(COOKIE).filter(|_| method.is_safe())?.to_str().ok()?;
     cookies.split(';').find_map(|pair| pair.trim().strip_prefix(COOKIE_NAME)?.strip_prefix('=')).map(str::to_owned)
 }

@@ -75,10 +75,11 @@ pub async fn no_such_route(uri: Uri) -> Problem {
     Problem::not_found(format!("nothing is served at {}", uri.path()))
 }
 
-/// Turns the plain texts that extractors answer into problem documents.
+/// Turns the plain texts that extractors answer into problem documents; a page for people stays.
 pub async fn every_error(response: Response) -> Response {
     let status = response.status();
-    if status.as_u16() < 400 || response.headers().get(CONTENT_TYPE) == Some(&PROBLEM) {
+    let kind = response.headers().get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    if status.as_u16() < 400 || kind == PROBLEM.as_bytes() || kind.starts_with(b"text/html") {
         return response;
     }
     let text = to_bytes(response.into_body(), MAX_TEXT).await.unwrap_or_default();

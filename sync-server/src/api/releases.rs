@@ -20,7 +20,7 @@ use crate::{
     db::registry::{AssignmentState, NewRelease, Release},
     events::Event,
     registry::trust::TargetsError,
-    rollout::status::{DeviceRow, ReleaseState, devices_of, state_of},
+    rollout::status::{DeviceRow, ReleaseState, devices_of, is_current, state_of},
 };
 
 #[derive(Debug, Serialize)]
@@ -76,7 +76,7 @@ pub async fn rows(control: &Control) -> Result<Vec<ReleaseRow>, Problem> {
     let newest_of = |release: &Release| releases.iter().find(|other| other.slot == release.slot).is_some_and(|n| n.id == release.id);
     let row = |release: &Release| {
         let on_devices = devices_of(release, newest_of(release), &outcomes, &devices);
-        let state = state_of(newest_of(release), &on_devices);
+        let state = state_of(is_current(release, newest_of(release), &devices), &on_devices);
         let devices = on_devices.into_iter().map(DeviceOutcomeRow::from).collect();
         let Release { id, model, slot, intent, created, .. } = release.clone();
         let (id, created) = (id.0.to_string(), created.0);

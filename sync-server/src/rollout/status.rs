@@ -21,7 +21,7 @@ pub enum ReleaseState {
     Active,
     /// All devices have ended, and at least one refused.
     Refused,
-    /// A later release took its place.
+    /// A later release took its place, and no device runs it any more.
     Superseded,
 }
 
@@ -45,10 +45,7 @@ pub fn devices_of(release: &Release, newest: bool, outcomes: &[DeviceOutcome], d
         }
     }
     if newest {
-        let runs_it = |device: &&Device| {
-            device.slots.iter().any(|s| s.slot == release.slot && s.active.as_ref().is_some_and(|a| a.digest == release.model.digest))
-        };
-        for device in devices.iter().filter(runs_it) {
+        for device in devices.iter().filter(|device| runs(device, release)) {
             if !rows.iter().any(|row| row.device == device.id) {
                 rows.push(DeviceRow { device: device.id.clone(), generation: None, slot: None });
             }
@@ -58,13 +55,23 @@ pub fn devices_of(release: &Release, newest: bool, outcomes: &[DeviceOutcome], d
     rows
 }
 
-pub fn state_of(newest: bool, rows: &[DeviceRow]) -> ReleaseState {
+fn runs(device: &Device, release: &Release) -> bool {
+    device.slots.iter().any(|s| s.slot == release.slot && s.active.as_ref().is_some_and(|a| a.digest == release.model.digest))
+}
+
+/// Whether the release is what its slot should run, or what a device runs still because it refused a later one.
+pub fn is_current(release: &Release, newest: bool, devices: &[Device]) -> bool {
+    newest || devices.iter().any(|device| runs(device, release))
+}
+
+/// `current` as of [`is_current`].
+pub fn state_of(current: bool, rows: &[DeviceRow]) -> ReleaseState {
     let states = || rows.iter().map(|row| row.slot.as_ref().map_or(AssignmentState::Active, |slot| slot.state));
     if states().any(|state| !state.ended()) {
         ReleaseState::InProgress
     } else if states().any(|state| state == AssignmentState::Refused) {
         ReleaseState::Refused
-    } else if !newest {
+    } else if !current {
         ReleaseState::Superseded
     } else if rows.is_empty() {
         ReleaseState::Waiting
@@ -94,15 +101,16 @@ mod tests {
             Case(true, &[Assigned], ReleaseState::InProgress),
             Case(true, &[Active, InProgress], ReleaseState::InProgress),
             Case(true, &[Active, Active], ReleaseState::Active),
+            Case(true, &[Active, Superseded], ReleaseState::Active),
             Case(true, &[Active, Refused], ReleaseState::Refused),
             Case(true, &[Refused, Assigned], ReleaseState::InProgress),
             Case(false, &[Superseded], ReleaseState::Superseded),
             Case(false, &[Active], ReleaseState::Superseded),
             Case(false, &[Refused], ReleaseState::Refused),
         ];
-        for Case(newest, states, expected) in cases {
+        for Case(current, states, expected) in cases {
             let rows: Vec<_> = states.iter().map(|state| row(*state)).collect();
-            assert_eq!(state_of(newest, &rows), expected, "{newest} {states:?}");
+            assert_eq!(state_of(current, &rows), expected, "{current} {states:?}");
         }
     }
 }

@@ -6,14 +6,20 @@ use wayside_common::{fleet::Stage, time::Wall};
 
 use crate::{
     db::{
-        registry::{AssignmentState, DeviceOutcome, ModelVersion, Release, RetrainRun, RunState},
+        registry::{AssignedSlot, AssignmentState, DeviceOutcome, ModelVersion, Release, RetrainRun, RunState},
         telemetry::{Device, SampleRow},
     },
-    rollout::status::{DeviceRow, ReleaseState, devices_of, state_of},
+    rollout::status::{DeviceRow, ReleaseState, devices_of, is_current, state_of},
 };
 
 /// Samples that are shown as pictures.
 const SHOWN: usize = 12;
+
+/// The newest releases; older ones are in the API.
+const RELEASES_SHOWN: usize = 8;
+
+/// More devices than this are counted, not named.
+const NAMED: usize = 8;
 
 /// Rows of the store.
 pub struct Seen {
@@ -54,6 +60,7 @@ impl Tone {
     }
 }
 
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Badge {
     pub tone: Tone,
     pub text: String,
@@ -75,11 +82,12 @@ pub struct ReleaseView {
     pub slot: String,
     pub state: Badge,
     pub created: String,
-    pub devices: Vec<OutcomeView>,
+    pub outcomes: Vec<OutcomeView>,
 }
 
+/// Devices that did the same with a release.
 pub struct OutcomeView {
-    pub device: String,
+    pub devices: String,
     pub state: Badge,
     pub reason: Option<String>,
 }
@@ -104,6 +112,8 @@ pub struct SampleView {
     pub id: String,
     pub device: String,
     pub predicted: String,
+    /// A person says something else than the model.
+    pub corrected: bool,
     pub margin: String,
     pub label: Option<String>,
 }
@@ -134,7 +144,7 @@ pub fn releases(seen: &Seen, devices: &[Device], now: Wall) -> Vec<ReleaseView> 
     let newest = |release: &Release| seen.releases.iter().find(|other| other.slot == release.slot).is_some_and(|n| n.id == release.id);
     let view = |release: &Release| {
         let rows = devices_of(release, newest(release), &seen.outcomes, devices);
-        let state = match state_of(newest(release), &rows) {
+        let state = match state_of(is_current(release, newest(release), devices), &rows) {
             ReleaseState::Waiting => Badge { tone: Tone::Quiet, text: "no device has the slot".into() },
             ReleaseState::InProgress => Badge { tone: Tone::Busy, text: "in progress".into() },
             ReleaseState::Active => Badge { tone: Tone::Good, text: "active".into() },
@@ -147,17 +157,31 @@ pub fn releases(seen: &Seen, devices: &[Device], now: Wall) -> Vec<ReleaseView> 
             slot: release.slot.to_string(),
             state,
             created: ago(release.created, now),
-            devices: rows.into_iter().map(outcome).collect(),
+            outcomes: outcomes(rows),
         }
     };
-    seen.releases.iter().map(view).collect()
+    seen.releases.iter().take(RELEASES_SHOWN).map(view).collect()
 }
 
-fn outcome(DeviceRow { device, slot, .. }: DeviceRow) -> OutcomeView {
-    let device = device.to_string();
-    let Some(slot) = slot else {
-        return OutcomeView { device, state: Badge { tone: Tone::Good, text: "runs it already".into() }, reason: None };
+/// One line for all devices with the same outcome, because a fleet mostly agrees.
+fn outcomes(rows: Vec<DeviceRow>) -> Vec<OutcomeView> {
+    let mut groups: Vec<(Badge, Option<String>, Vec<String>)> = Vec::new();
+    for row in rows {
+        let (badge, reason) = outcome(row.slot);
+        match groups.iter_mut().find(|(known, why, _)| *known == badge && *why == reason) {
+            Some((_, _, devices)) => devices.push(row.device.to_string()),
+            None => groups.push((badge, reason, vec![row.device.to_string()])),
+        }
+    }
+    let name = |devices: Vec<String>| match devices.len() {
+        ..=NAMED => devices.join(", "),
+        many => format!("{many} devices"),
     };
+    groups.into_iter().map(|(state, reason, devices)| OutcomeView { devices: name(devices), state, reason }).collect()
+}
+
+fn outcome(slot: Option<AssignedSlot>) -> (Badge, Option<String>) {
+    let Some(slot) = slot else { return (Badge { tone: Tone::Good, text: "ran it before".into() }, None) };
     let stage = slot.stage.map_or("", Stage::as_str);
     let (tone, text) = match slot.state {
         AssignmentState::Assigned => (Tone::Busy, "sent".into()),
@@ -166,7 +190,7 @@ fn outcome(DeviceRow { device, slot, .. }: DeviceRow) -> OutcomeView {
         AssignmentState::Refused => (Tone::Bad, format!("refused in {stage}")),
         AssignmentState::Superseded => (Tone::Quiet, "superseded".into()),
     };
-    OutcomeView { device, state: Badge { tone, text }, reason: slot.reason }
+    (Badge { tone, text }, slot.reason)
 }
 
 pub fn runs(runs: &[RetrainRun], now: Wall) -> Vec<RunView> {
@@ -195,6 +219,7 @@ pub fn samples(seen: &Seen) -> SamplesView {
         device: row.device.to_string(),
         predicted: row.label_predicted.clone(),
         margin: row.margin.map_or("–".into(), |margin| format!("{margin:.2}")),
+        corrected: row.label.as_ref().is_some_and(|label| *label != row.label_predicted),
         label: row.label.clone(),
     };
     let shown = seen.unlabelled.iter().chain(&seen.labelled).take(SHOWN).map(view).collect();
@@ -216,6 +241,23 @@ pub fn ago(then: Wall, now: Wall) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::db::registry::ReleaseId;
+
+    #[test]
+    fn devices_that_agree_share_a_line() {
+        let row = |device: &str, state, reason: Option<&str>| DeviceRow {
+            device: device.parse().unwrap(),
+            generation: None,
+            slot: Some(AssignedSlot { release: ReleaseId(1), state, stage: None, reason: reason.map(str::to_owned), updated: Wall(0) }),
+        };
+        use AssignmentState::{Active, Refused};
+        let rows = vec![row("a", Refused, Some("x")), row("b", Active, None), row("c", Refused, Some("x")), row("d", Refused, Some("y"))];
+        let lines: Vec<_> = outcomes(rows).into_iter().map(|line| (line.devices, line.reason)).collect();
+        let expected = [("a, c", Some("x")), ("b", None), ("d", Some("y"))];
+        assert_eq!(lines, expected.map(|(devices, reason)| (devices.to_owned(), reason.map(str::to_owned))));
+        let many = outcomes((0..20).map(|i| row(&format!("cam-{i}"), Active, None)).collect());
+        assert_eq!(many[0].devices, "20 devices");
+    }
 
     #[test]
     fn time_is_told_in_the_unit_that_fits() {

@@ -27,8 +27,8 @@ const COLOURS: usize = 8;
 pub struct Page {
     fleet: String,
     verdict: Badge,
-    cameras: Vec<Card>,
-    sensors: Vec<Card>,
+    /// Cameras first.
+    cards: Vec<Card>,
     drift: Vec<DriftView>,
     models: Vec<ModelView>,
     releases: Vec<ReleaseView>,
@@ -39,6 +39,7 @@ pub struct Page {
 
 pub struct Card {
     pub id: String,
+    pub is_camera: bool,
     pub class: String,
     pub online: Badge,
     pub model: String,
@@ -99,18 +100,13 @@ pub fn build(fleet: &str, devices: Vec<DeviceView>, models: &[ModelVersion], see
     let verdict = verdict(&devices, &releases);
     let labels: BTreeSet<String> = devices.iter().flat_map(|d| d.strips.iter().flat_map(|s| s.labels.iter().flatten().cloned())).collect();
     let labels: Vec<String> = labels.into_iter().collect();
-    let (mut cameras, mut sensors, mut drift) = (Vec::new(), Vec::new(), Vec::new());
-    for view in devices {
-        drift.extend(drift_view(&view));
-        let is_camera = !view.latest.frames.is_empty() || !view.latest.thumbnails.is_empty();
-        let card = card(view, &labels, now);
-        if is_camera { cameras.push(card) } else { sensors.push(card) }
-    }
+    let drift = devices.iter().filter_map(drift_view).collect();
+    let mut cards: Vec<Card> = devices.into_iter().map(|view| card(view, &labels, now)).collect();
+    cards.sort_by_key(|card| !card.is_camera);
     Page {
         fleet: fleet.into(),
         verdict,
-        cameras,
-        sensors,
+        cards,
         drift,
         models,
         releases,
@@ -149,6 +145,7 @@ fn card(view: DeviceView, labels: &[String], now: Wall) -> Card {
     let (strip, legend) = ticks(&strips, &colour);
     Card {
         id: device.id.to_string(),
+        is_camera: !latest.frames.is_empty() || !latest.thumbnails.is_empty(),
         class: device.class.clone(),
         online,
         model: device.slots.iter().filter_map(|slot| slot.active.as_ref()).map(ToString::to_string).collect::<Vec<_>>().join(", "),

@@ -48,12 +48,6 @@ async function refresh() {
     const response = await fetch("/", { headers: { accept: "text/html" }, signal: AbortSignal.timeout(10000) });
     if (!response.ok) return;
     const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
-    const ids = [...parts(fresh)].map((part) => part.id).join();
-    if (ids !== [...parts(document)].map((part) => part.id).join()) {
-      // The first camera or the first sensor: the page has other sections now.
-      location.reload();
-      return;
-    }
     for (const part of parts(fresh)) {
       const now = part.innerHTML;
       if (said.get(part.id) === now) continue;
