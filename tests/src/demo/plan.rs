@@ -175,9 +175,14 @@ pub fn devices(zoo: &Path, cameras: &CameraModels, seed: u64, feed: Option<Durat
 /// The server's configuration file. `wayside` is the program that its retraining job runs.
 pub fn server_config(folder: &Path, api: &str, broker: &str, wayside: &Path, cameras: &CameraModels) -> String {
     let (data, keys, program) = (quoted(&folder.join("server")), quoted(&folder.join("server-keys")), quoted(wayside));
+    // The server has the drift reference of what devices come with only if it knows the packages.
+    let zoo = cameras.first.parent().unwrap_or(Path::new("."));
+    let shipped = [cameras.first.clone(), zoo.join("motion"), zoo.join("room-th")];
+    let shipped: Vec<String> = shipped.iter().filter(|package| package.exists()).map(|package| quoted(package)).collect();
     format!(
-        "data_dir = {data}\nfleet = \"{FLEET}\"\n\n[api]\nlisten = \"{api}\"\n\n[broker]\nkind = \"embedded\"\nlisten = \"{broker}\"\n\n\
+        "data_dir = {data}\nfleet = \"{FLEET}\"\npackages = [{}]\n\n[api]\nlisten = \"{api}\"\n\n[broker]\nkind = \"embedded\"\nlisten = \"{broker}\"\n\n\
          [trust]\ndir = {keys}\n\n[[job]]\nname = \"head\"\nmodel = \"{}\"\ncommand = [{program}, \"retrain\", \"head\"]\ntimeout = \"2m\"\n",
+        shipped.join(", "),
         cameras.name
     )
 }
