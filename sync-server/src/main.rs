@@ -4,7 +4,7 @@
 //! a program that started it can find it. Not here: what the commands do (`cli`), what a server is made of (`server`).
 
 use std::{
-    io::{self, IsTerminal},
+    io::{self, IsTerminal, Write},
     process::ExitCode,
 };
 
@@ -36,7 +36,8 @@ async fn serve(config: Config, token: Option<String>) -> anyhow::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut server = Server::start(config, token).await?;
     for line in server.addresses() {
-        println!("{line}");
+        // Who started the server may have stopped reading; that is no reason to die.
+        let _ = writeln!(io::stdout(), "{line}");
     }
     let failure = tokio::select! {
         _ = terminate.recv() => None,
