@@ -3,17 +3,22 @@
 //! Invariant: everything that the demo reports of stored data came through here. Fields that the demo does not need are not read. Not
 //! here: when to ask, and what the answers mean.
 
-use std::time::Duration;
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use ureq::{Agent, Body, http::Response};
 
-use super::ranges::Ranges;
+use super::{interrupt, ranges::Ranges};
 
 const MAX_ANSWER: u64 = 64 * 1024 * 1024;
 /// Rows per page; the server may give fewer.
 const PAGE: u32 = 1_000;
+/// A server that was killed is back by then.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 pub struct Api {
     agent: Agent,
@@ -217,8 +222,11 @@ impl Api {
     pub fn label(&self, sample: &str, label: &str) -> anyhow::Result<()> {
         let body = serde_json::json!({ "label": label });
         let path = format!("/v1/samples/{sample}/label");
-        let request = self.agent.put(format!("{}{path}", self.address)).header("authorization", format!("Bearer {}", self.token));
-        checked(&path, request.send_json(body)).map(|_| ())
+        let call = || {
+            let request = self.agent.put(format!("{}{path}", self.address)).header("authorization", format!("Bearer {}", self.token));
+            request.send_json(&body)
+        };
+        checked(&path, patiently(call)?).map(|_| ())
     }
 
     pub fn releases(&self) -> anyhow::Result<Vec<Release>> {
@@ -234,11 +242,24 @@ impl Api {
     }
 
     fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
-        let request = self.agent.get(format!("{}{path}", self.address)).header("authorization", format!("Bearer {}", self.token));
-        let mut response = checked(path, request.call())?;
+        let call = || self.agent.get(format!("{}{path}", self.address)).header("authorization", format!("Bearer {}", self.token)).call();
+        let mut response = checked(path, patiently(call)?)?;
         let text = response.body_mut().with_config().limit(MAX_ANSWER).read_to_string().with_context(|| format!("GET {path} broke off"))?;
         serde_json::from_str(&text)
             .with_context(|| format!("GET {path} gave something else than was asked for: {}", text.chars().take(300).collect::<String>()))
+    }
+}
+
+/// Calls again while nobody answers: somebody may have killed the server, which is then started again.
+fn patiently<T>(call: impl Fn() -> Result<T, ureq::Error>) -> anyhow::Result<Result<T, ureq::Error>> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        interrupt::check()?;
+        let answer = call();
+        if answer.is_ok() || Instant::now() >= deadline {
+            return Ok(answer);
+        }
+        thread::sleep(Duration::from_millis(500));
     }
 }
 

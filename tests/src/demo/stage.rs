@@ -76,6 +76,8 @@ impl Stage {
     pub fn wayside(&self, args: &[&str], limit: Duration) -> anyhow::Result<String> {
         let mut all: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
         all.extend(["--server".into(), self.api.address.clone(), "--token".into(), self.api.token.clone()]);
+        // Waits for a server that somebody has killed, and that is being started again.
+        self.api.devices()?;
         command(&self.binaries.wayside, all, self.folder.path(), limit)
     }
 
