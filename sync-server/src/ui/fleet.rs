@@ -6,7 +6,7 @@ use wayside_common::{fleet::Stage, time::Wall};
 
 use crate::{
     db::{
-        registry::{AssignedSlot, AssignmentState, DeviceOutcome, ModelVersion, Release, RetrainRun, RunState},
+        registry::{AssignedSlot, AssignmentState, DeviceOutcome, ModelState, ModelVersion, Release, RetrainRun, RunState},
         telemetry::{Device, SampleRow},
     },
     rollout::status::{DeviceRow, ReleaseState, devices_of, is_current, state_of},
@@ -20,6 +20,8 @@ const RELEASES_SHOWN: usize = 8;
 
 /// More devices than this are counted, not named.
 const NAMED: usize = 8;
+
+const SUPERSEDED: &str = "superseded";
 
 /// Rows of the store.
 pub struct Seen {
@@ -99,6 +101,8 @@ pub struct RunView {
     pub samples: u64,
     pub when: String,
     pub candidate: Option<String>,
+    /// What became of it.
+    pub fate: &'static str,
     pub reason: Option<String>,
 }
 
@@ -149,25 +153,29 @@ pub fn releases(seen: &Seen, devices: &[Device], now: Wall) -> Vec<ReleaseView> 
             ReleaseState::InProgress => Badge { tone: Tone::Busy, text: "in progress".into() },
             ReleaseState::Active => Badge { tone: Tone::Good, text: "active".into() },
             ReleaseState::Refused => Badge { tone: Tone::Bad, text: "refused".into() },
-            ReleaseState::Superseded => Badge { tone: Tone::Quiet, text: "superseded".into() },
+            ReleaseState::Superseded => Badge { tone: Tone::Quiet, text: SUPERSEDED.into() },
         };
+        let over = state.text == SUPERSEDED;
         ReleaseView {
             id: release.id.0,
             model: release.model.to_string(),
             slot: release.slot.to_string(),
             state,
             created: ago(release.created, now),
-            outcomes: outcomes(rows),
+            outcomes: outcomes(rows, over),
         }
     };
     seen.releases.iter().take(RELEASES_SHOWN).map(view).collect()
 }
 
 /// One line for all devices with the same outcome, because a fleet mostly agrees.
-fn outcomes(rows: Vec<DeviceRow>) -> Vec<OutcomeView> {
+fn outcomes(rows: Vec<DeviceRow>, over: bool) -> Vec<OutcomeView> {
     let mut groups: Vec<(Badge, Option<String>, Vec<String>)> = Vec::new();
     for row in rows {
-        let (badge, reason) = outcome(row.slot);
+        let (mut badge, reason) = outcome(row.slot);
+        if over && badge.tone == Tone::Good {
+            badge = Badge { tone: Tone::Quiet, text: "was active".into() };
+        }
         match groups.iter_mut().find(|(known, why, _)| *known == badge && *why == reason) {
             Some((_, _, devices)) => devices.push(row.device.to_string()),
             None => groups.push((badge, reason, vec![row.device.to_string()])),
@@ -193,11 +201,11 @@ fn outcome(slot: Option<AssignedSlot>) -> (Badge, Option<String>) {
     (Badge { tone, text }, slot.reason)
 }
 
-pub fn runs(runs: &[RetrainRun], now: Wall) -> Vec<RunView> {
+pub fn runs(runs: &[RetrainRun], models: &[ModelVersion], now: Wall) -> Vec<RunView> {
     let view = |run: &RetrainRun| {
         let state = match run.state {
             RunState::Running => Badge { tone: Tone::Busy, text: "running".into() },
-            RunState::Succeeded => Badge { tone: Tone::Good, text: "candidate".into() },
+            RunState::Succeeded => Badge { tone: Tone::Good, text: "succeeded".into() },
             RunState::Failed => Badge { tone: Tone::Bad, text: "failed".into() },
         };
         RunView {
@@ -207,6 +215,11 @@ pub fn runs(runs: &[RetrainRun], now: Wall) -> Vec<RunView> {
             samples: run.samples,
             when: ago(run.started, now),
             candidate: run.candidate.as_ref().map(ToString::to_string),
+            fate: match run.candidate.as_ref().and_then(|made| models.iter().find(|known| known.model == *made)).map(|known| known.state) {
+                Some(ModelState::Candidate) => "a candidate until an operator signs it",
+                Some(ModelState::Released) => "which an operator has released",
+                Some(ModelState::Shipped) | None => "",
+            },
             reason: run.reason.clone(),
         }
     };
@@ -252,11 +265,11 @@ mod tests {
         };
         use AssignmentState::{Active, Refused};
         let rows = vec![row("a", Refused, Some("x")), row("b", Active, None), row("c", Refused, Some("x")), row("d", Refused, Some("y"))];
-        let lines: Vec<_> = outcomes(rows).into_iter().map(|line| (line.devices, line.reason)).collect();
+        let lines: Vec<_> = outcomes(rows, false).into_iter().map(|line| (line.devices, line.reason)).collect();
         let expected = [("a, c", Some("x")), ("b", None), ("d", Some("y"))];
         assert_eq!(lines, expected.map(|(devices, reason)| (devices.to_owned(), reason.map(str::to_owned))));
-        let many = outcomes((0..20).map(|i| row(&format!("cam-{i}"), Active, None)).collect());
-        assert_eq!(many[0].devices, "20 devices");
+        let many = outcomes((0..20).map(|i| row(&format!("cam-{i}"), Active, None)).collect(), true);
+        assert_eq!((many[0].devices.as_str(), many[0].state.text.as_str()), ("20 devices", "was active"));
     }
 
     #[test]

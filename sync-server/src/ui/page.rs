@@ -94,6 +94,7 @@ pub struct FeatureView {
 
 pub fn build(fleet: &str, devices: Vec<DeviceView>, models: &[ModelVersion], seen: &Seen, now: Wall) -> Page {
     let known: Vec<&Device> = devices.iter().map(|view| &view.device).collect();
+    let runs = fleet::runs(&seen.runs, models, now);
     let models = fleet::models(models, &known, now);
     let owned: Vec<Device> = known.into_iter().cloned().collect();
     let releases = fleet::releases(seen, &owned, now);
@@ -103,17 +104,7 @@ pub fn build(fleet: &str, devices: Vec<DeviceView>, models: &[ModelVersion], see
     let drift = devices.iter().filter_map(drift_view).collect();
     let mut cards: Vec<Card> = devices.into_iter().map(|view| card(view, &labels, now)).collect();
     cards.sort_by_key(|card| !card.is_camera);
-    Page {
-        fleet: fleet.into(),
-        verdict,
-        cards,
-        drift,
-        models,
-        releases,
-        runs: fleet::runs(&seen.runs, now),
-        samples: fleet::samples(seen),
-        rendered: now.to_rfc3339(),
-    }
+    Page { fleet: fleet.into(), verdict, cards, drift, models, releases, runs, samples: fleet::samples(seen), rendered: now.to_rfc3339() }
 }
 
 /// One sentence for someone who looks once a day.
