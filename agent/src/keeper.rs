@@ -36,24 +36,36 @@ pub struct Keeper {
     pub storage_fault: watch::Sender<bool>,
 }
 
+/// What the task remembers.
+#[derive(Default)]
+struct Memory {
+    /// Entries that are not in the ledger yet.
+    waiting: Vec<Gap>,
+    /// The last append failed.
+    failing: bool,
+    /// The last attempt to write the ledger failed.
+    ledger_failing: bool,
+    /// A fault that no store could take down yet.
+    fault: Option<Fact>,
+}
+
 impl Keeper {
     /// Ends when nobody can send a cut any more; then everything that came is kept or accounted for.
     pub async fn run(mut self) {
-        let mut waiting = Vec::new();
-        let mut failing = false;
-        self.settle(&mut waiting).await;
+        let mut memory = Memory::default();
+        self.settle(&mut memory).await;
         loop {
             tokio::select! {
                 cut = self.cuts.recv() => {
                     let Some(cut) = cut else { break };
                     let cuts = self.gather(cut).await;
-                    failing = self.keep(cuts, &mut waiting, failing).await;
-                    self.make_room(&mut waiting).await;
+                    self.keep(cuts, &mut memory).await;
+                    self.make_room(&mut memory).await;
                 }
-                Some(key) = self.damaged.recv() => self.mourn(key, &mut waiting).await,
+                Some(key) = self.damaged.recv() => self.mourn(key, &mut memory).await,
             }
         }
-        self.enter(&mut waiting).await;
+        self.enter(&mut memory).await;
     }
 
     async fn gather(&mut self, first: Cut) -> Vec<Cut> {
@@ -67,8 +79,7 @@ impl Keeper {
         cuts
     }
 
-    /// Commits; gives whether the store is failing.
-    async fn keep(&mut self, cuts: Vec<Cut>, waiting: &mut Vec<Gap>, was_failing: bool) -> bool {
+    async fn keep(&mut self, cuts: Vec<Cut>, memory: &mut Memory) {
         let (epoch, clock) = (self.reporter.epoch, self.reporter.clock.stamp());
         let (cuts, kept) = self
             .spool
@@ -79,89 +90,102 @@ impl Keeper {
             .await;
         match kept {
             Ok(held) => {
+                if memory.failing {
+                    tracing::info!("batches can be stored again");
+                }
+                memory.failing = false;
                 for HeldBatch { key, end_seq } in held {
                     let _ = self.reporter.held.send(sender::Event::Held { key, end_seq }).await;
                 }
-                self.enter(waiting).await;
-                false
             }
             Err(error) => {
-                cuts.iter().for_each(|cut| ledger::push(waiting, cut.lost(epoch, Reason::DiskFull)));
-                if !was_failing {
+                cuts.iter().for_each(|cut| ledger::push(&mut memory.waiting, cut.lost(epoch, Reason::DiskFull)));
+                if !memory.failing {
                     tracing::error!(%error, "batches cannot be stored; what is dropped stands in the ledger");
-                    self.fault("spool", error.to_string()).await;
+                    self.fault(error.to_string(), memory);
                 }
-                self.enter(waiting).await;
-                true
+                memory.failing = true;
             }
         }
+        self.enter(memory).await;
     }
 
     /// Gives up what does not fit. Its ledger entries are durable before it is deleted.
-    async fn make_room(&mut self, waiting: &mut Vec<Gap>) {
+    async fn make_room(&mut self, memory: &mut Memory) {
         match self.spool.with(Spool::give_up).await {
             Ok(keys) if keys.is_empty() => {}
             Ok(keys) => {
                 for key in keys {
                     let _ = self.reporter.held.send(sender::Event::GivenUp(key)).await;
                 }
-                self.settle(waiting).await;
+                self.settle(memory).await;
             }
             Err(error) => tracing::error!(%error, "the spool cannot make room"),
         }
     }
 
     /// A batch whose bytes are not those that were written.
-    async fn mourn(&mut self, key: sender::BatchKey, waiting: &mut Vec<Gap>) {
+    async fn mourn(&mut self, key: sender::BatchKey, memory: &mut Memory) {
         tracing::error!(stream = %key.stream, first_seq = key.first_seq, "a batch in the spool is damaged");
         let damaged = key.clone();
         if let Err(error) = self.spool.with(move |spool| spool.give_up_damaged(&damaged)).await {
             tracing::error!(%error, "the damaged batch cannot be marked");
         }
         let _ = self.reporter.held.send(sender::Event::GivenUp(key)).await;
-        self.fault("spool", "a batch is damaged".into()).await;
-        self.settle(waiting).await;
+        self.fault("a batch is damaged".into(), memory);
+        self.settle(memory).await;
     }
 
     /// Brings what is given up into the ledger and then out of the spool; also what a death in between has left.
-    async fn settle(&mut self, waiting: &mut Vec<Gap>) {
+    async fn settle(&mut self, memory: &mut Memory) {
         match self.spool.with(|spool| spool.given_up()).await {
             Ok(gaps) if gaps.is_empty() => return,
-            Ok(gaps) => gaps.into_iter().for_each(|gap| ledger::push(waiting, gap)),
+            Ok(gaps) => gaps.into_iter().for_each(|gap| ledger::push(&mut memory.waiting, gap)),
             Err(error) => return tracing::error!(%error, "the spool cannot say what it gave up"),
         }
-        if self.enter(waiting).await
+        if self.enter(memory).await
             && let Err(error) = self.spool.with(Spool::forget).await
         {
             tracing::error!(%error, "what was given up cannot be deleted");
         }
     }
 
-    /// Writes the waiting entries; `false`: the disk refused, they go on waiting.
-    async fn enter(&mut self, waiting: &mut Vec<Gap>) -> bool {
-        if waiting.is_empty() {
+    /// Writes the waiting entries, and the fault; `false`: the disk refused, they go on waiting.
+    async fn enter(&mut self, memory: &mut Memory) -> bool {
+        if memory.waiting.is_empty() && memory.fault.is_none() {
             return true;
         }
-        let gaps = waiting.clone();
-        match self.reporter.state.with(move |state| state.enter_gaps(&gaps)).await {
+        let (gaps, fault) = (memory.waiting.clone(), memory.fault.is_some());
+        let entered = self.reporter.state.with(move |state| {
+            if fault {
+                state.set_storage_fault()?;
+            }
+            state.enter_gaps(&gaps)
+        });
+        match entered.await {
             Ok(()) => {
-                waiting.clear();
+                memory.waiting.clear();
+                memory.ledger_failing = false;
                 self.reporter.hello_due.notify_one();
+                if let Some(fault) = memory.fault.take() {
+                    self.reporter.report(fault).await;
+                }
                 true
             }
             Err(error) => {
-                tracing::error!(%error, "the ledger cannot be written; its entries wait");
+                if !memory.ledger_failing {
+                    tracing::error!(%error, "the ledger cannot be written; its entries wait in RAM");
+                }
+                memory.ledger_failing = true;
                 false
             }
         }
     }
 
-    async fn fault(&mut self, store: &str, reason: String) {
+    /// From now on every hello says that a store has failed.
+    fn fault(&mut self, reason: String, memory: &mut Memory) {
         self.storage_fault.send_replace(true);
-        if let Err(error) = self.reporter.state.with(|state| state.set_storage_fault()).await {
-            tracing::error!(%error, "the storage fault cannot be noted");
-        }
         self.reporter.hello_due.notify_one();
-        self.reporter.report(Fact::StorageFault { store: store.into(), reason }).await;
+        memory.fault = Some(Fact::StorageFault { store: "spool".into(), reason });
     }
 }

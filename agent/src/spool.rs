@@ -114,6 +114,8 @@ pub struct Spool {
     /// Of all blobs that are not given up.
     bytes: u64,
     max_bytes: u64,
+    /// Handed out for sending while the disk refused to take that down.
+    sent: Vec<i64>,
 }
 
 const SCHEMA: &str = "
@@ -149,7 +151,7 @@ impl Spool {
         connection.pragma_update(None, "synchronous", "NORMAL")?;
         connection.execute_batch(SCHEMA)?;
         let bytes: i64 = connection.query_row("SELECT coalesce(sum(length), 0) FROM batch WHERE given_up = 0", [], |row| row.get(0))?;
-        Ok(Self { connection, bytes: bytes as u64, max_bytes: config.max_bytes })
+        Ok(Self { connection, bytes: bytes as u64, max_bytes: config.max_bytes, sent: Vec::new() })
     }
 
     /// Encodes and commits `cuts` in one transaction: all of them, or none.
@@ -246,10 +248,11 @@ impl Spool {
         Ok(marks)
     }
 
-    /// The bytes of a batch, to be sent now. From here on it cannot be given up.
+    /// The bytes of a batch, to be sent now. From here on it cannot be given up. A full disk does not stop the sending, which is
+    /// what frees it: then RAM remembers.
     pub fn take(&mut self, key: &BatchKey) -> Result<Taken, SpoolError> {
-        let transaction = self.connection.transaction()?;
-        let found = transaction
+        let found = self
+            .connection
             .prepare("SELECT id, checksum, blob FROM batch WHERE epoch = ?1 AND stream = ?2 AND first_seq = ?3 AND given_up = 0")?
             .query_row(params![key.epoch.to_string(), key.stream.to_string(), key.first_seq as i64], |row| {
                 Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?, row.get::<_, Vec<u8>>(2)?))
@@ -259,8 +262,10 @@ impl Spool {
         if checksum(&blob) != expected {
             return Ok(Taken::Damaged);
         }
-        transaction.prepare("INSERT OR IGNORE INTO sent (batch) VALUES (?1)")?.execute([row])?;
-        transaction.commit()?;
+        let noted = self.connection.prepare("INSERT OR IGNORE INTO sent (batch) VALUES (?1)")?.execute([row]);
+        if noted.is_err() && !self.sent.contains(&row) {
+            self.sent.push(row);
+        }
         Ok(Taken::Blob(blob))
     }
 
@@ -304,6 +309,9 @@ impl Spool {
             while let Some(row) = rows.next()?
                 && excess > 0
             {
+                if self.sent.contains(&row.get(0)?) {
+                    continue;
+                }
                 let stream: StreamId = name(row.get(2)?)?;
                 let key =
                     BatchKey { class: stream.kind.class(), epoch: name(row.get(1)?)?, first_seq: row.get::<_, i64>(3)? as u64, stream };

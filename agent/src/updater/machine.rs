@@ -71,7 +71,7 @@ enum State {
         until: Mono,
     },
     Working {
-        job: Job,
+        job: Box<Job>,
         step: Step,
     },
 }
@@ -199,7 +199,7 @@ impl Machine {
     }
 
     /// The first slot's job of a wish that is signed, for this device, in time, newer than `above`, and names trusted targets.
-    fn verified(&self, document: &[u8], above: Generation, now: Wall) -> Result<Job, Refusal> {
+    fn verified(&self, document: &[u8], above: Generation, now: Wall) -> Result<Box<Job>, Refusal> {
         let verified = self.trusted.desired(document, &self.fleet, &self.device, above, now).map_err(|error| match error {
             TrustError::OldGeneration { got, obeyed } if got == obeyed => Refusal::Obeyed,
             TrustError::OldGeneration { .. } | TrustError::NotForUs(_) => Refusal::Final(error.to_string()),
@@ -219,7 +219,7 @@ impl Machine {
             todo.push_back((slot.clone(), target));
         }
         let (slot, target) = todo.pop_front().ok_or_else(|| Refusal::Final("it names no model slot".into()))?;
-        Ok(Job { document: document.to_vec(), generation: desired.generation, slot, target, todo })
+        Ok(Box::new(Job { document: document.to_vec(), generation: desired.generation, slot, target, todo }))
     }
 
     fn refuse_document(&mut self, document: &[u8], reason: String) {
@@ -304,7 +304,7 @@ impl Machine {
 
     // One slot.
 
-    fn begin_slot(&mut self, now: Now, job: Job) {
+    fn begin_slot(&mut self, now: Now, job: Box<Job>) {
         let active = self.slots.get(&job.slot).cloned().flatten();
         let wanted = job.target.target().sha256;
         match active {
@@ -466,7 +466,7 @@ impl Machine {
         }
     }
 
-    fn test(&mut self, now: Now, job: Job, model: ModelRef) {
+    fn test(&mut self, now: Now, job: Box<Job>, model: ModelRef) {
         self.enter(&job, Stage::Staged);
         let called = target_path(&model.name, model.version);
         if called != job.target.target().path {
@@ -519,7 +519,7 @@ impl Machine {
     }
 
     /// Writes the slot's end; goes on with the next slot, or with the next wish.
-    fn finish_slot(&mut self, now: Now, mut job: Job, mut end: Transition) {
+    fn finish_slot(&mut self, now: Now, mut job: Box<Job>, mut end: Transition) {
         let following = job.todo.pop_front();
         if following.is_none() {
             end.update = Some(Vec::new());

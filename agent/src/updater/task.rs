@@ -70,7 +70,7 @@ impl Updater {
                     Some(arrived) => event_of(arrived),
                     None => return,
                 },
-                () = async { sleep_until(wake.unwrap_or_else(tokio::time::Instant::now)).await }, if wake.is_some() => Some(Event::Tick),
+                () = sleep_until(wake.unwrap_or_else(tokio::time::Instant::now)), if wake.is_some() => Some(Event::Tick),
             };
             if let Some(event) = event {
                 self.machine.handle(self.now(), event);
