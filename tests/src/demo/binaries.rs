@@ -3,7 +3,7 @@
 //! Invariant: the programs are of the same profile as the demo, and lie beside it. Not here: starting them.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -50,7 +50,16 @@ fn build(folder: &Path) -> anyhow::Result<()> {
     if let Some(target) = folder.parent() {
         command.arg("--target-dir").arg(target);
     }
+    // `cargo run` tells the demo about its own package; build scripts that look at these would run, and their crates build, again.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| is_about_a_package(name)) {
+        command.env_remove(name);
+    }
     let status = command.status().context("could not run cargo")?;
     ensure!(status.success(), "cargo build failed ({status})");
     Ok(())
+}
+
+fn is_about_a_package(name: &OsStr) -> bool {
+    let name = name.as_encoded_bytes();
+    name.starts_with(b"CARGO_PKG_") || name.starts_with(b"CARGO_MANIFEST_")
 }

@@ -126,7 +126,7 @@ pub struct CameraModels {
 impl CameraModels {
     /// `vehicles` for photos; drawn scenes have a model of their own.
     pub fn find(zoo: &Path, photos: bool) -> anyhow::Result<Self> {
-        let family = if photos || !zoo.join("vehicles-sim").exists() { "vehicles" } else { "vehicles-sim" };
+        let family = if photos || !zoo.join("vehicles-sim-refit").exists() { "vehicles" } else { "vehicles-sim" };
         let (first, second) = (zoo.join(family), zoo.join(format!("{family}-refit")));
         let open = |folder: &Path| Package::open(folder).with_context(|| format!("the model in {} cannot be read", folder.display()));
         let (shipped, refitted) = (open(&first)?, open(&second)?);
