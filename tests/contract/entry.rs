@@ -3,7 +3,7 @@
 //! Invariant: after every refusal a good device is served, so that a dead broker refuses nothing here. Not here: what a device may
 //! do when it is in (`access`).
 //!
-//! Seen red: `identity` answering with the client id; every farewell passed on; `with_safe_default_protocol_versions` in the front; `revoke` without the
+//! Seen red: `identity` answering with the client id; `with_safe_default_protocol_versions` in the front; `revoke` without the
 //! set, and without the kick; Mosquitto without `use_username_as_clientid`, `require_certificate`, `crlfile`, `tls_version`.
 
 use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, PubAckReason};

@@ -44,8 +44,7 @@ pub struct Gate {
     /// The certificates behind the connections of the TLS front; none when plain MQTT is served on loopback.
     subjects: Option<Subjects>,
     revoked: Mutex<HashSet<DeviceId>>,
-    /// The connection that speaks for a device now. A late farewell of the one before it says nothing.
-    live: Mutex<HashMap<DeviceId, Connection>>,
+    live: Live,
     closed: AtomicBool,
     /// Held for reading while a publish is taken, for writing when the broker stops.
     taking: RwLock<()>,
@@ -56,6 +55,31 @@ type Connection = (i64, Option<SocketAddr>);
 
 fn connection(id: &Id) -> Connection {
     (id.create_time, id.remote_addr)
+}
+
+/// The connection that speaks for a device now. A late farewell of the one before it says nothing.
+#[derive(Default)]
+struct Live(Mutex<HashMap<DeviceId, Connection>>);
+
+impl Live {
+    fn arrived(&self, device: DeviceId, connection: Connection) {
+        lock(&self.0).insert(device, connection);
+    }
+
+    /// Whether another connection speaks for the device.
+    fn replaced(&self, device: &DeviceId, connection: Connection) -> bool {
+        lock(&self.0).get(device).is_some_and(|live| *live != connection)
+    }
+
+    /// Whether the device is gone with this connection.
+    fn left(&self, device: &DeviceId, connection: Connection) -> bool {
+        let mut live = lock(&self.0);
+        let last = live.get(device) == Some(&connection);
+        if last {
+            live.remove(device);
+        }
+        last
+    }
 }
 
 /// What the client gets to know when a publish cannot be taken; the reason is in the log.
@@ -69,7 +93,7 @@ impl Gate {
             downlink,
             subjects,
             revoked: Mutex::default(),
-            live: Mutex::default(),
+            live: Live::default(),
             closed: AtomicBool::new(false),
             taking: RwLock::new(()),
         }
@@ -166,7 +190,7 @@ impl Gate {
     /// The will of a connection that ended, unless the device is back already.
     async fn will(&self, from: &From, publish: &Publish) {
         let Ok(device) = from.client_id.parse::<DeviceId>() else { return };
-        let replaced = lock(&self.live).get(&device).is_some_and(|live| *live != connection(from));
+        let replaced = self.live.replaced(&device, connection(from));
         let up = acl::publishes(&self.fleet, &device, &publish.topic, publish.retain);
         if let (Some(up), false) = (up, replaced) {
             self.take(&device, up, &publish.payload).await;
@@ -189,20 +213,13 @@ impl Gate {
 
     async fn connected(&self, session: &Session) {
         let Ok(device) = session.id().client_id.parse::<DeviceId>() else { return };
-        lock(&self.live).insert(device.clone(), connection(session.id()));
+        self.live.arrived(device.clone(), connection(session.id()));
         self.ingest.connected(&device).await;
     }
 
     async fn disconnected(&self, session: &Session) {
         let Ok(device) = session.id().client_id.parse::<DeviceId>() else { return };
-        let last = {
-            let mut live = lock(&self.live);
-            let last = live.get(&device) == Some(&connection(session.id()));
-            if last {
-                live.remove(&device);
-            }
-            last
-        };
+        let last = self.live.left(&device, connection(session.id()));
         if last && !self.closed.load(Ordering::SeqCst) {
             self.ingest.disconnected(&device).await;
         }
@@ -263,4 +280,24 @@ pub async fn register(context: &ServerContext, gate: &Arc<Gate>) {
         register.add(kind, Box::new(Hooks(gate.clone()))).await;
     }
     register.start().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_farewell_of_the_connection_before_says_nothing() {
+        let device: DeviceId = "cam-1".parse().unwrap();
+        let (first, second) = ((1, None), (2, None));
+        let live = Live::default();
+        live.arrived(device.clone(), first);
+        assert!(!live.replaced(&device, first));
+        live.arrived(device.clone(), second);
+        assert!(live.replaced(&device, first), "its will is dropped");
+        assert!(!live.left(&device, first));
+        assert!(live.left(&device, second));
+        assert!(!live.left(&device, second), "it is said once");
+        assert!(!live.replaced(&device, second), "nobody has come after it");
+    }
 }
