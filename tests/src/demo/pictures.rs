@@ -27,20 +27,26 @@ pub struct Hand {
 }
 
 impl Album {
-    /// Reads `DIR/<class>/*.jpg`.
-    pub fn open(folder: &Path) -> anyhow::Result<Self> {
+    /// Reads `DIR/<class>/*.jpg`. At least one class must be among `labels`, the words of the model that will look at them.
+    pub fn open(folder: &Path, labels: &[String]) -> anyhow::Result<Self> {
         let mut classes = BTreeMap::new();
         for class in sorted(folder).with_context(|| format!("could not read the pictures' folder {}", folder.display()))? {
             let name = class.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
             if !class.is_dir() || name.starts_with('.') {
                 continue;
             }
-            let pictures: Vec<PathBuf> = sorted(&class)?.into_iter().filter(|path| is_jpeg(path)).collect();
+            let pictures: Vec<PathBuf> = sorted(&class)?.into_iter().filter(|path| is_jpeg(path) && path.is_file()).collect();
             if !pictures.is_empty() {
                 classes.insert(name, pictures);
             }
         }
         ensure!(!classes.is_empty(), "{} holds no <class>/*.jpg", folder.display());
+        ensure!(
+            labels.iter().any(|label| classes.contains_key(label)),
+            "none of the folders in {} is named after a class of the model: {}",
+            folder.display(),
+            labels.join(", ")
+        );
         Ok(Self { classes })
     }
 
@@ -67,9 +73,11 @@ impl Album {
         for (i, (class, picture)) in drawn.into_iter().enumerate() {
             let name = format!("{i:05}-{:08x}.jpg", rng.u32(..));
             let target = folder.join(&name);
+            // A hard link to a symbolic link would be one that leads nowhere from here.
+            let picture = fs::canonicalize(picture).with_context(|| format!("could not find {}", picture.display()))?;
             // Another file system has no hard link to this one.
-            if fs::hard_link(picture, &target).is_err() {
-                fs::copy(picture, &target).with_context(|| format!("could not copy {}", picture.display()))?;
+            if fs::hard_link(&picture, &target).is_err() {
+                fs::copy(&picture, &target).with_context(|| format!("could not copy {}", picture.display()))?;
             }
             truth.insert(name, class.to_owned());
         }

@@ -66,6 +66,9 @@ pub struct Device {
     pub input: Input,
 }
 
+/// With fewer pictures each is a sample.
+const FEW_PICTURES: usize = 300;
+
 impl Device {
     pub fn stream(&self) -> String {
         self.kind.main_stream(self.source)
@@ -92,6 +95,13 @@ impl Device {
         let Self { id, source, slot, package, .. } = self;
         let class = self.kind.as_str();
         let (data_dir, root, package) = (quoted(&folder.join(id)), quoted(root), quoted(package));
+        // The scenes' own model is nearly always sure of them; of photos it is often not.
+        let margin_below = match &self.input {
+            Input::Sim { .. } => 0.995,
+            // Of a few pictures all are worth a label, or too few would be for a head to be trained.
+            Input::Pictures(hand) if hand.truth.len() < FEW_PICTURES => 1.01,
+            Input::Pictures(_) => 0.8,
+        };
         let input = match &self.input {
             Input::Sim { seed, period, count } => {
                 let count = count.map_or_else(String::new, |count| format!("count = {count}\n"));
@@ -107,7 +117,7 @@ impl Device {
         format!(
             "data_dir = {data_dir}\n\n[device]\nid = \"{id}\"\nfleet = \"{FLEET}\"\nclass = \"{class}\"\n\n[link]\nbroker = \"mqtt://{broker}\"\n\n\
              [trust]\nroot = {root}\n\n[[source]]\nname = \"{source}\"\n{input}\n{slot}\
-             [samples]\nmargin_below = 0.8\nbytes_per_hour = 8000000\n\n[drift]\nwindow = \"5s\"\n"
+             [samples]\nmargin_below = {margin_below}\nbytes_per_hour = 8000000\n\n[drift]\nwindow = \"5s\"\n"
         )
     }
 }

@@ -66,9 +66,10 @@ impl<'s> Story<'s> {
             Ok(Look::Found(()))
         })?;
         for camera in self.cameras() {
-            self.wait(&format!("three answered frames of {}", camera.id), 60, || {
+            let wanted = camera.produced().unwrap_or(u64::MAX).min(3) as usize;
+            self.wait(&format!("{wanted} answered frames of {}", camera.id), 60, || {
                 let answered = stage.api.frames(camera.id)?.iter().filter(|frame| frame.label.is_some()).count();
-                Ok(if answered >= 3 { Look::Found(()) } else { Look::NotYet(format!("{answered} answered frames")) })
+                Ok(if answered >= wanted { Look::Found(()) } else { Look::NotYet(format!("{answered} answered frames")) })
             })?;
         }
         stage.timeline.tell("five devices are online; readings and labelled frames arrive");
@@ -131,10 +132,13 @@ impl<'s> Story<'s> {
 
     fn samples_are_labelled(&self) -> anyhow::Result<()> {
         let stage = self.stage;
+        // A run of few pictures cannot bring more samples than it has pictures.
+        let pictures: u64 = self.cameras().map(|camera| camera.produced().unwrap_or(u64::MAX)).fold(0, u64::saturating_add);
+        let needed = usize::try_from(pictures).map_or(SAMPLES_NEEDED, |pictures| pictures.min(SAMPLES_NEEDED));
         let samples = self.wait("samples worth a label", 60, || {
             let samples = stage.api.samples_to_label(SAMPLES_LABELLED)?;
             let usable = samples.iter().filter(|s| s.embedding != Some(0)).count();
-            Ok(if usable >= SAMPLES_NEEDED { Look::Found(samples) } else { Look::NotYet(format!("{usable} samples with an embedding")) })
+            Ok(if usable >= needed { Look::Found(samples) } else { Look::NotYet(format!("{usable} samples with an embedding")) })
         })?;
         let mut classes = BTreeSet::new();
         for sample in &samples {
