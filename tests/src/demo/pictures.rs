@@ -143,7 +143,9 @@ mod tests {
             }
         }
         fs::write(folder.join("car/notes.txt"), "not a picture").unwrap();
-        let album = Album::open(&folder).unwrap();
+        let unknown = Album::open(&folder, &["tram".to_owned()]);
+        assert!(unknown.is_err(), "no folder is named after a class of the model");
+        let album = Album::open(&folder, &["car".to_owned()]).unwrap();
         let hand = album.deal(42, 0, &folder.join("dealt/0")).unwrap();
         let again = album.deal(42, 0, &folder.join("dealt/1")).unwrap();
         let other = album.deal(42, 1, &folder.join("dealt/2")).unwrap();

@@ -109,15 +109,10 @@ impl Device {
             }
             Input::Pictures(hand) => format!("kind = \"images\"\npath = {}\npasses = 1\n", quoted(&hand.folder)),
         };
-        let slot = if self.package.exists() {
-            format!("[[slot]]\nname = \"{slot}\"\nsource = \"{source}\"\npackage = {package}\n\n")
-        } else {
-            String::new()
-        };
         format!(
             "data_dir = {data_dir}\n\n[device]\nid = \"{id}\"\nfleet = \"{FLEET}\"\nclass = \"{class}\"\n\n[link]\nbroker = \"mqtt://{broker}\"\n\n\
-             [trust]\nroot = {root}\n\n[[source]]\nname = \"{source}\"\n{input}\n{slot}\
-             [samples]\nmargin_below = {margin_below}\nbytes_per_hour = 8000000\n\n[drift]\nwindow = \"5s\"\n"
+             [trust]\nroot = {root}\n\n[[source]]\nname = \"{source}\"\n{input}\n\
+             [[slot]]\nname = \"{slot}\"\nsource = \"{source}\"\npackage = {package}\n\n[samples]\nmargin_below = {margin_below}\nbytes_per_hour = 8000000\n\n[drift]\nwindow = \"5s\"\n"
         )
     }
 }
@@ -131,12 +126,14 @@ pub struct CameraModels {
     /// The name that both have in their manifest.
     pub name: String,
     pub second_version: u32,
+    /// The classes that it knows.
+    pub labels: Vec<String>,
 }
 
 impl CameraModels {
     /// `vehicles` for photos; drawn scenes have a model of their own.
     pub fn find(zoo: &Path, photos: bool) -> anyhow::Result<Self> {
-        let family = if photos || !zoo.join("vehicles-sim-refit").exists() { "vehicles" } else { "vehicles-sim" };
+        let family = if photos { "vehicles" } else { "vehicles-sim" };
         let (first, second) = (zoo.join(family), zoo.join(format!("{family}-refit")));
         let open = |folder: &Path| Package::open(folder).with_context(|| format!("the model in {} cannot be read", folder.display()));
         let (shipped, refitted) = (open(&first)?, open(&second)?);
@@ -147,7 +144,8 @@ impl CameraModels {
             second.display(),
             first.display()
         );
-        Ok(Self { name: refitted.name.to_string(), second_version: refitted.version, first, second })
+        let (name, labels) = (refitted.name.to_string(), refitted.answer().1.to_vec());
+        Ok(Self { name, second_version: refitted.version, labels, first, second })
     }
 }
 
@@ -188,7 +186,7 @@ pub fn server_config(folder: &Path, api: &str, broker: &str, wayside: &Path, cam
     // The server has the drift reference of what devices come with only if it knows the packages.
     let zoo = cameras.first.parent().unwrap_or(Path::new("."));
     let shipped = [cameras.first.clone(), zoo.join("motion"), zoo.join("room-th")];
-    let shipped: Vec<String> = shipped.iter().filter(|package| package.exists()).map(|package| quoted(package)).collect();
+    let shipped: Vec<String> = shipped.iter().map(|package| quoted(package)).collect();
     format!(
         "data_dir = {data}\nfleet = \"{FLEET}\"\npackages = [{}]\n\n[api]\nlisten = \"{api}\"\n\n[broker]\nkind = \"embedded\"\nlisten = \"{broker}\"\n\n\
          [trust]\ndir = {keys}\n\n[[job]]\nname = \"head\"\nmodel = \"{}\"\ncommand = [{program}, \"retrain\", \"head\"]\ntimeout = \"2m\"\n",
@@ -207,7 +205,13 @@ mod tests {
     use super::*;
 
     fn plan(feed: Option<Duration>) -> Vec<Device> {
-        let cameras = CameraModels { first: "/zoo/a".into(), second: "/zoo/b".into(), name: "vehicles".into(), second_version: 2 };
+        let cameras = CameraModels {
+            first: "/zoo/a".into(),
+            second: "/zoo/b".into(),
+            name: "vehicles".into(),
+            second_version: 2,
+            labels: Vec::new(),
+        };
         devices(Path::new("/zoo"), &cameras, 42, feed, None)
     }
 

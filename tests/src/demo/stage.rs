@@ -53,7 +53,7 @@ impl Stage {
         let folder = Folder::make(options.keep)?;
         let zoo = workspace().join("models/zoo");
         let models = CameraModels::find(&zoo, options.images.is_some())?;
-        let hands = options.images.as_deref().map(|album| deal(album, options.seed, folder.path())).transpose()?;
+        let hands = options.images.as_deref().map(|album| deal(album, &models, options.seed, folder.path())).transpose()?;
         if let Some([hand, _]) = &hands {
             timeline.tell(format!("each camera was dealt {} pictures under opaque names", hand.truth.len()));
         }
@@ -90,8 +90,8 @@ impl Stage {
     }
 }
 
-fn deal(album: &Path, seed: u64, folder: &Path) -> anyhow::Result<[Hand; 2]> {
-    let album = Album::open(album)?;
+fn deal(album: &Path, models: &CameraModels, seed: u64, folder: &Path) -> anyhow::Result<[Hand; 2]> {
+    let album = Album::open(album, &models.labels)?;
     Ok([album.deal(seed, 0, &folder.join("pictures/0"))?, album.deal(seed, 1, &folder.join("pictures/1"))?])
 }
 

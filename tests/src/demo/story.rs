@@ -12,9 +12,9 @@ use std::{
 use anyhow::{Context, ensure};
 
 use super::{
-    api::{Device as DeviceRow, Model, Release},
+    api::{Device as DeviceRow, Model, Release, Sample},
     options::Scenario,
-    plan::{CAMERA_SLOT, Device, Kind},
+    plan::{CAMERA_SLOT, Device, Input, Kind},
     process,
     readback::{self, observe},
     stage::Stage,
@@ -132,24 +132,41 @@ impl<'s> Story<'s> {
 
     fn samples_are_labelled(&self) -> anyhow::Result<()> {
         let stage = self.stage;
-        // A run of few pictures cannot bring more samples than it has pictures.
-        let pictures: u64 = self.cameras().map(|camera| camera.produced().unwrap_or(u64::MAX)).fold(0, u64::saturating_add);
-        let needed = usize::try_from(pictures).map_or(SAMPLES_NEEDED, |pictures| pictures.min(SAMPLES_NEEDED));
+        let needed = self.cameras().map(|camera| self.known_pictures(camera)).fold(0, usize::saturating_add).min(SAMPLES_NEEDED);
         let samples = self.wait("samples worth a label", 60, || {
-            let samples = stage.api.samples_to_label(SAMPLES_LABELLED)?;
-            let usable = samples.iter().filter(|s| s.embedding != Some(0)).count();
-            Ok(if usable >= needed { Look::Found(samples) } else { Look::NotYet(format!("{usable} samples with an embedding")) })
+            let mut samples = Vec::new();
+            for sample in stage.api.samples_to_label(SAMPLES_LABELLED)? {
+                let class = self.truth(&sample)?;
+                if sample.embedding != Some(0) && stage.models.labels.contains(&class) {
+                    samples.push((sample.id, class));
+                }
+            }
+            Ok(if samples.len() >= needed {
+                Look::Found(samples)
+            } else {
+                Look::NotYet(format!("{} samples with an embedding", samples.len()))
+            })
         })?;
-        let mut classes = BTreeSet::new();
-        for sample in &samples {
-            let device = stage.devices.iter().find(|d| d.id == sample.device).context("a sample of an unknown device")?;
-            let class = readback::truth(device, sample.position, &sample.item)
-                .with_context(|| format!("{} sent a sample that it was never shown: {:?}", sample.device, sample.item))?;
-            stage.api.label(&sample.id, &class)?;
-            classes.insert(class);
+        for (id, class) in &samples {
+            stage.api.label(id, class)?;
         }
+        let classes: BTreeSet<&String> = samples.iter().map(|(_, class)| class).collect();
         stage.timeline.tell(format!("labelled {} uncertain samples of {} classes", samples.len(), classes.len()));
         Ok(())
+    }
+
+    /// How many pictures the camera is shown whose class the model has a word for: no more samples can get a label.
+    fn known_pictures(&self, camera: &Device) -> usize {
+        match &camera.input {
+            Input::Pictures(hand) => hand.truth.values().filter(|class| self.stage.models.labels.contains(class)).count(),
+            Input::Sim { .. } => usize::MAX,
+        }
+    }
+
+    fn truth(&self, sample: &Sample) -> anyhow::Result<String> {
+        let device = self.stage.devices.iter().find(|d| d.id == sample.device).context("a sample of an unknown device")?;
+        readback::truth(device, sample.position, &sample.item)
+            .with_context(|| format!("{} sent a sample that it was never shown: {:?}", sample.device, sample.item))
     }
 
     fn head_is_trained_again(&self) -> anyhow::Result<()> {
