@@ -35,7 +35,7 @@ pub struct Manifest {
     pub name: ModelName,
     pub version: u32,
     pub licence: String,
-    /// p95 of one inference; slower fails the self test.
+    /// Of one inference; the self test fails if even the fastest golden sample takes longer.
     pub latency_limit: Duration,
     pub input: Input,
     pub outputs: Vec<Output>,
