@@ -1,7 +1,7 @@
 //! One bearer token in front of everything.
 //!
-//! Invariant: tokens are compared by their digests, so that time tells nothing; a token never reaches a log. A browser trades the
-//! token in its first address for a cookie. Not here: users.
+//! Invariant: what a client gives is compared in constant time; a token never reaches a log. A browser trades the token in its first
+//! address for a cookie, which opens reading alone and from which nobody gets the token. Not here: users.
 
 use std::{path::Path, sync::Arc};
 
@@ -15,6 +15,7 @@ use axum::{
     middleware::Next,
     response::{Html, IntoResponse, Response},
 };
+use subtle::ConstantTimeEq;
 use wayside_common::id::Digest;
 
 use super::problem::Problem;
@@ -23,18 +24,22 @@ use crate::{
     ui,
 };
 
-const COOKIE_NAME: &str = "wayside-token";
+const COOKIE_NAME: &str = "wayside-page";
+/// Hashed before the token, so that the cookie is of use for nothing else.
+const COOKIE_PURPOSE: &str = "wayside cookie";
 
 /// What a client must know.
 #[derive(Clone)]
 pub struct Token {
     text: Arc<str>,
-    digest: Digest,
+    /// What a browser keeps instead: cookies are not separated by port, so every local server it visits gets them.
+    cookie: Arc<str>,
 }
 
 impl Token {
     fn new(text: &str) -> Self {
-        Self { text: text.into(), digest: Digest::of(text.as_bytes()) }
+        let cookie = Digest::of(format!("{COOKIE_PURPOSE}{text}").as_bytes()).to_string();
+        Self { text: text.into(), cookie: cookie.into() }
     }
 
     /// The given one, else the one in the file, else a new one; the file has it afterwards.
@@ -67,17 +72,28 @@ impl Token {
     }
 
     fn is(&self, text: &str) -> bool {
-        Digest::of(text.as_bytes()) == self.digest
+        same(&self.text, text)
+    }
+
+    /// The cookie is for looking alone: a page of another local server could make a browser send it with a write.
+    fn admits(&self, method: &Method, headers: &HeaderMap) -> bool {
+        if let Some(value) = headers.get(AUTHORIZATION) {
+            let bearer = value.to_str().ok().and_then(|text| text.strip_prefix("Bearer "));
+            return bearer.is_some_and(|text| self.is(text));
+        }
+        let cookies = headers.get(COOKIE).filter(|_| method.is_safe()).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let mut ours = cookies.split(';').filter_map(|pair| pair.trim().strip_prefix(COOKIE_NAME)?.strip_prefix('='));
+        ours.any(|value| same(&self.cookie, value))
     }
 }
 
 pub async fn require(State(token): State<Token>, request: Request, next: Next) -> Response {
-    if of_client(request.method(), request.headers()).is_some_and(|text| token.is(&text)) {
+    if token.admits(request.method(), request.headers()) {
         return next.run(request).await;
     }
     let in_address = request.uri().query().and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("token=")));
     if request.uri().path() == "/" && in_address.is_some_and(|text| token.is(text)) {
-        let cookie = format!("{COOKIE_NAME}={}; Path=/; HttpOnly; SameSite=Strict", token.text);
+        let cookie = format!("{COOKIE_NAME}={}; Path=/; HttpOnly; SameSite=Strict", token.cookie);
         return (StatusCode::SEE_OTHER, [(SET_COOKIE, cookie), (LOCATION, "/".into())]).into_response();
     }
     if request.uri().path() == "/" {
@@ -86,11 +102,6 @@ pub async fn require(State(token): State<Token>, request: Request, next: Next) -
     Problem::new(StatusCode::UNAUTHORIZED, "the token is missing or wrong; the server printed it when it started").into_response()
 }
 
-/// The cookie is for looking alone: a page of another local server could make a browser send it with a write.
-fn of_client(method: &Method, headers: &HeaderMap) -> Option<String> {
-    if let Some(value) = headers.get(AUTHORIZATION) {
-        return value.to_str().ok()?.strip_prefix("Bearer ").map(str::to_owned);
-    }
-    let cookies = headers.get(COOKIE).filter(|_| method.is_safe())?.to_str().ok()?;
-    cookies.split(';').find_map(|pair| pair.trim().strip_prefix(COOKIE_NAME)?.strip_prefix('=')).map(str::to_owned)
+fn same(right: &str, given: &str) -> bool {
+    right.as_bytes().ct_eq(given.as_bytes()).into()
 }

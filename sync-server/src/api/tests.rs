@@ -121,9 +121,25 @@ fn a_browser_trades_the_token_in_its_first_address_for_a_cookie() {
     assert_eq!((response.status().as_u16(), response.headers()["location"].to_str().expect("text")), (303, "/"));
     let cookie = response.headers()["set-cookie"].to_str().expect("text");
     assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict"), "{cookie}");
-    let pair = cookie.split(';').next().expect("a pair").to_owned();
-    let status = bench.agent.get(bench.url("/v1/devices")).header("cookie", format!("a=b; {pair}")).call().expect("an answer").status();
-    assert_eq!(status.as_u16(), 200);
+    let (name, value) = cookie.split(';').next().and_then(|pair| pair.split_once('=')).expect("a pair");
+    assert_eq!(value, Digest::of(format!("wayside cookie{TOKEN}").as_bytes()).to_string());
+    struct Case {
+        header: (&'static str, String),
+        get: u16,
+        put: u16,
+    }
+    let cases = [
+        Case { header: ("cookie", format!("a=b; {name}={value}")), get: 200, put: 401 },
+        Case { header: ("cookie", format!("{name}={TOKEN}")), get: 401, put: 401 },
+        Case { header: ("authorization", format!("Bearer {value}")), get: 401, put: 401 },
+        Case { header: ("authorization", format!("Bearer {TOKEN}")), get: 200, put: 404 },
+    ];
+    for Case { header: (name, value), get, put } in cases {
+        let got = bench.agent.get(bench.url("/v1/devices")).header(name, &value).call().expect("an answer").status();
+        let write = bench.agent.put(bench.url("/v1/samples/none/label")).header(name, &value);
+        let written = write.send_json(json!({"label": "car"})).expect("an answer").status();
+        assert_eq!((got.as_u16(), written.as_u16()), (get, put), "{name}: {value}");
+    }
 }
 
 #[test]
