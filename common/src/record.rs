@@ -9,11 +9,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     block::Block,
-    fleet::{ModelRef, UpdateReport},
+    fleet::{ModelRef, Outcome, UpdateReport},
     id::{Digest, Epoch, SlotName, StreamId, StreamKind},
     schedule::Position,
     time::{ClockStamp, Mono},
 };
+
+// The server refuses a batch with anything beyond these, and the device would send it for ever; so who makes a record stays
+// inside them.
+
+/// Numbers up to here are the same in SQLite, JSON and JavaScript.
+pub const MAX_NUMBER: u64 = 1 << 53;
+/// What a source calls an item, and the path of a target.
+pub const MAX_ITEM: usize = 256;
+/// A label, and the name of a drift feature.
+pub const MAX_LABEL: usize = 64;
+pub const MAX_REASON: usize = 4096;
+pub const MAX_SAMPLE_JPEG: usize = 64 * 1024;
+/// Numbers of an embedding.
+pub const MAX_EMBEDDING: usize = 4096;
 
 /// Some neighbouring records of one stream.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -212,4 +226,67 @@ pub enum Fact {
         reason: String,
     },
     Stopping,
+}
+
+impl Fact {
+    /// The same fact, with texts and numbers that came from elsewhere brought inside the limits.
+    pub fn within_limits(mut self) -> Self {
+        match &mut self {
+            Self::Started { agent_version } => cut(agent_version, MAX_LABEL),
+            Self::Update(UpdateReport { generation, target, outcome, .. }) => {
+                generation.0 = generation.0.min(MAX_NUMBER);
+                if let Some(path) = target {
+                    cut(path, MAX_ITEM);
+                }
+                if let Outcome::Refused { reason, .. } = outcome {
+                    cut(reason, MAX_REASON);
+                }
+            }
+            Self::WorkerDied { reason, .. } | Self::SourceFault { reason, .. } | Self::StorageFault { reason, .. } => {
+                cut(reason, MAX_REASON)
+            }
+            Self::Active { .. } | Self::Stopping => {}
+        }
+        self
+    }
+}
+
+/// Between two characters.
+fn cut(text: &mut String, max: usize) {
+    text.truncate((0..=max.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0));
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::string::ToString;
+
+    use super::*;
+    use crate::fleet::{Generation, Stage};
+
+    #[test]
+    fn a_fact_from_elsewhere_is_brought_inside_the_limits() {
+        let refused = |generation, target: &str, reason: &str| {
+            Fact::Update(UpdateReport {
+                generation: Generation(generation),
+                slot: None,
+                target: Some(target.to_string()),
+                outcome: Outcome::Refused { stage: Stage::Verifying, reason: reason.to_string() },
+            })
+        };
+        let fault = |reason: &str| Fact::StorageFault { store: "spool".to_string(), reason: reason.to_string() };
+        struct Case(Fact, Fact);
+        let cases = [
+            Case(refused(7, "a/1", "no"), refused(7, "a/1", "no")),
+            Case(
+                refused(u64::MAX, &"p".repeat(MAX_ITEM + 1), &"r".repeat(MAX_REASON + 1)),
+                refused(MAX_NUMBER, &"p".repeat(MAX_ITEM), &"r".repeat(MAX_REASON)),
+            ),
+            // Not in the middle of a character of two bytes.
+            Case(fault(&["x", &"ä".repeat(MAX_REASON)].concat()), fault(&["x", &"ä".repeat(MAX_REASON / 2 - 1)].concat())),
+            Case(fault(&"ä".repeat(MAX_REASON)), fault(&"ä".repeat(MAX_REASON / 2))),
+        ];
+        for Case(fact, expected) in cases {
+            assert_eq!(fact.within_limits(), expected);
+        }
+    }
 }

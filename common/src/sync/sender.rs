@@ -1,14 +1,14 @@
 //! The sender: a machine that decides which durable batch goes out next and which may be deleted.
 //!
 //! Invariant: `Delete` is asked for only after an ack covers the whole batch. At most [`Limits::in_flight`] batches are
-//! unanswered; what stays unanswered is sent again after a time that doubles, one batch first. Not here: the batches' bytes
-//! (spool), the connection (link).
+//! unanswered; what stays unanswered is sent again after a time that doubles, one batch first, each time another one. Not here:
+//! the batches' bytes (spool), the connection (link).
 
 use alloc::{
     collections::{BTreeMap, VecDeque},
     vec::Vec,
 };
-use core::time::Duration;
+use core::{ops::Bound, time::Duration};
 
 use crate::{
     id::{Class, Epoch, StreamId},
@@ -68,6 +68,8 @@ pub struct Sender {
     limits: Limits,
     held: BTreeMap<BatchKey, Held>,
     in_flight: usize,
+    /// The batch that last went alone. The next one to go alone comes after it, so one that is never answered holds up no other.
+    went_alone: Option<BatchKey>,
     link: Link,
     actions: VecDeque<Action>,
 }
@@ -75,23 +77,23 @@ pub struct Sender {
 #[derive(Debug, PartialEq)]
 enum Link {
     Down,
-    /// `patience` is the present resend time; `window` shrinks to one batch while nothing is answered.
+    /// `patience` is the present resend time; while nothing is answered, batches go `alone`.
     Up {
         patience: Duration,
-        window: usize,
+        alone: bool,
     },
 }
 
 impl Sender {
     pub fn new(limits: Limits) -> Self {
-        Self { limits, held: BTreeMap::new(), in_flight: 0, link: Link::Down, actions: VecDeque::new() }
+        Self { limits, held: BTreeMap::new(), in_flight: 0, went_alone: None, link: Link::Down, actions: VecDeque::new() }
     }
 
     pub fn handle(&mut self, now: Mono, event: Event) {
         match event {
             Event::Connected => {
                 self.forget_flights();
-                self.link = Link::Up { patience: self.limits.resend, window: self.limits.in_flight };
+                self.link = Link::Up { patience: self.limits.resend, alone: false };
             }
             Event::Disconnected => {
                 self.forget_flights();
@@ -144,9 +146,9 @@ impl Sender {
             }
             self.actions.push_back(Action::Delete(key));
         }
-        if let Link::Up { patience, window } = &mut self.link {
+        if let Link::Up { patience, alone } = &mut self.link {
             *patience = self.limits.resend;
-            *window = self.limits.in_flight;
+            *alone = false;
         }
     }
 
@@ -155,9 +157,9 @@ impl Sender {
             return;
         }
         self.forget_flights();
-        if let Link::Up { patience, window } = &mut self.link {
+        if let Link::Up { patience, alone } = &mut self.link {
             *patience = (*patience * 2).min(self.limits.resend_max);
-            *window = 1;
+            *alone = true;
         }
     }
 
@@ -167,15 +169,31 @@ impl Sender {
     }
 
     fn fill_the_window(&mut self, now: Mono) {
-        let Link::Up { window, .. } = self.link else { return };
-        if self.in_flight >= window {
-            return;
+        let Link::Up { alone, .. } = self.link else { return };
+        if alone {
+            return self.send_one_alone(now);
         }
-        for (key, held) in self.held.iter_mut().filter(|(_, held)| held.sent.is_none()).take(window - self.in_flight) {
+        let room = self.limits.in_flight.saturating_sub(self.in_flight);
+        for (key, held) in self.held.iter_mut().filter(|(_, held)| held.sent.is_none()).take(room) {
             held.sent = Some(now);
             self.in_flight += 1;
             self.actions.push_back(Action::Send(key.clone()));
         }
+    }
+
+    fn send_one_alone(&mut self, now: Mono) {
+        if self.in_flight > 0 {
+            return;
+        }
+        let after = self.went_alone.take().map_or(Bound::Unbounded, Bound::Excluded);
+        let next = self.held.range((after, Bound::Unbounded)).next().or_else(|| self.held.iter().next());
+        let Some(key) = next.map(|(key, _)| key.clone()) else { return };
+        if let Some(held) = self.held.get_mut(&key) {
+            held.sent = Some(now);
+            self.in_flight += 1;
+            self.actions.push_back(Action::Send(key.clone()));
+        }
+        self.went_alone = Some(key);
     }
 }
 
@@ -260,6 +278,35 @@ mod tests {
         t.ack(7, "imu0.readings", 10);
         t.expect(&[Action::Delete(key("imu0.readings", 0)), Action::Send(key("imu0.readings", 10))]);
         assert_eq!(t.0.deadline(), Some(Mono(12_000_000)));
+    }
+
+    #[test]
+    fn a_batch_that_is_never_answered_holds_up_no_other() {
+        let mut t = timeline();
+        t.event(0, Event::Connected);
+        for first_seq in [0, 10, 20, 30] {
+            t.hold(0, "imu0.readings", first_seq);
+        }
+        let send = |first_seq| Action::Send(key("imu0.readings", first_seq));
+        t.expect(&[send(0), send(10)]);
+        // The server refuses 0 and 10 for good, and answers everything else.
+        for (second, alone) in [(5, 0), (15, 10), (35, 20)] {
+            t.event(second, Event::Tick);
+            t.expect(&[send(alone)]);
+        }
+        let ack = |seconds, to, t: &mut Timeline| {
+            let row = StreamRow { watermark: 0, ranges: vec![(20, to)] };
+            t.event(seconds, Event::Ack(Ack { epoch: EPOCH, stream: "imu0.readings".parse().unwrap(), row, incarnation: 1 }));
+        };
+        ack(36, 30, &mut t);
+        t.expect(&[Action::Delete(key("imu0.readings", 20)), send(0), send(10)]);
+        t.event(41, Event::Tick);
+        t.expect(&[send(30)]);
+        ack(42, 40, &mut t);
+        t.expect(&[Action::Delete(key("imu0.readings", 30)), send(0), send(10)]);
+        // Round again.
+        t.event(47, Event::Tick);
+        t.expect(&[send(0)]);
     }
 
     #[test]
