@@ -37,9 +37,7 @@ impl<T, A> InOrder<T, A> {
 
     /// The oldest item, once it has its answer.
     pub fn pop(&mut self) -> Option<(T, A)> {
-        if self.waiting.front()?.1.is_none() {
-            return None;
-        }
+        self.waiting.front()?.1.as_ref()?;
         let (item, answer) = self.waiting.pop_front()?;
         self.front += 1;
         Some((item, answer?))

@@ -31,6 +31,9 @@ use crate::{
     report::Reporter,
 };
 
+/// Why a package cannot run on a slot's source; `Ok` where it can.
+pub type Fits = Arc<dyn Fn(&Package) -> Result<(), String> + Send + Sync>;
+
 /// A slot of this device.
 #[derive(Clone)]
 pub struct Place {
@@ -38,7 +41,7 @@ pub struct Place {
     /// Where its model lies now.
     pub present: std::path::PathBuf,
     /// Whether a package could run on the slot's source.
-    pub fits: Arc<dyn Fn(&Package) -> Result<(), String> + Send + Sync>,
+    pub fits: Fits,
 }
 
 pub struct Updater {

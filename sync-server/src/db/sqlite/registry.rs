@@ -69,7 +69,7 @@ impl Registry for Sqlite {
     }
 
     async fn models(&self) -> anyhow::Result<Vec<ModelVersion>> {
-        self.read(|tx| model::all(tx)).await
+        self.read(model::all).await
     }
 
     async fn model(&self, name: &ModelName, version: u32) -> anyhow::Result<Option<ModelVersion>> {
@@ -104,11 +104,11 @@ impl Registry for Sqlite {
     }
 
     async fn releases(&self) -> anyhow::Result<Vec<Release>> {
-        self.read(|tx| release::all(tx)).await
+        self.read(release::all).await
     }
 
     async fn outcomes(&self) -> anyhow::Result<Vec<DeviceOutcome>> {
-        self.read(|tx| release::outcomes(tx)).await
+        self.read(release::outcomes).await
     }
 
     async fn rollout_view(&self, device: &DeviceId) -> anyhow::Result<RolloutView> {
@@ -144,6 +144,6 @@ impl Registry for Sqlite {
     }
 
     async fn runs(&self) -> anyhow::Result<Vec<RetrainRun>> {
-        self.read(|tx| run::all(tx)).await
+        self.read(run::all).await
     }
 }
