@@ -7,7 +7,7 @@ use std::{ops::Range, time::Duration};
 
 use serde::Deserialize;
 use toml::Spanned;
-use wayside_common::id::ModelName;
+use wayside_common::{id::ModelName, record::MAX_LABEL};
 
 use crate::malformed::Malformed;
 
@@ -418,8 +418,8 @@ fn parse_labels(labels: Spanned<Vec<String>>) -> Result<Vec<String>, Wrong> {
     if !(2..=MAX_LABELS).contains(&list.len()) {
         return wrong(&labels, format!("{} labels; 2 to {MAX_LABELS} are allowed", list.len()));
     }
-    if !list.iter().all(|label| is_short_text(label)) {
-        return wrong(&labels, "a label is empty, longer than 256 bytes or has a control character in it");
+    if !list.iter().all(|label| is_short_text(label) && label.len() <= MAX_LABEL) {
+        return wrong(&labels, format!("a label is empty, longer than {MAX_LABEL} bytes or has a control character in it"));
     }
     if !distinct(&list.iter().map(String::as_str).collect::<Vec<_>>()) {
         return wrong(&labels, "two labels are the same");

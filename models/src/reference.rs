@@ -4,7 +4,10 @@
 //! here: the distance between two histograms (`common::sketch::distance`).
 
 use serde::{Deserialize, Serialize};
-use wayside_common::sketch::histogram::{Counts, Edges, ReferenceFeature};
+use wayside_common::{
+    record::MAX_LABEL,
+    sketch::histogram::{Counts, Edges, ReferenceFeature},
+};
 
 use crate::{
     malformed::Malformed,
@@ -94,6 +97,9 @@ impl Reference {
             let at = text.find(&format!("{name:?}")).unwrap_or(0);
             let wrong = |reason: String| Malformed::at(FILE, text, at..at, reason);
             let kind = DriftFeature::parse(&name, manifest).ok_or_else(|| wrong(format!("{name:?} is no drift feature of this model")))?;
+            if name.len() > MAX_LABEL {
+                return Err(wrong(format!("{name:?} is longer than {MAX_LABEL} bytes")));
+            }
             if features.iter().any(|known| known.name == name) {
                 return Err(wrong(format!("{name:?} stands here twice")));
             }

@@ -114,6 +114,13 @@ fn a_wrong_manifest_is_refused_with_line_and_column() {
         Case { text: IMAGE, old: "[\"bike\", \"car\"]", new: "[\"car\", \"car\"]", at: (25, 10), says: "the same" },
         Case { text: IMAGE, old: "[\"bike\", \"car\"]", new: "[\"car\"]", at: (25, 10), says: "1 labels" },
         Case { text: IMAGE, old: "atol = 0.05\nrtol = 0.0", new: "atol = inf\nrtol = 0.0", at: (26, 8), says: "finite" },
+        Case {
+            text: IMAGE,
+            old: "\"car\"]",
+            new: "\"a label that is a little longer than the server is willing to take it\"]",
+            at: (25, 10),
+            says: "64 bytes",
+        },
         Case { text: IMAGE, old: "labels = [\"bike\", \"car\"]\n", new: "", at: (24, 8), says: "`labels`" },
         Case { text: IMAGE, old: "name = \"embedding\"", new: "name = \"logits\"", at: (22, 1), says: "one name" },
         Case { text: WINDOW, old: "rows = 190", new: "rows = 100001", at: (11, 8), says: "100000" },
