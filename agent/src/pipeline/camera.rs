@@ -11,7 +11,7 @@ use tokio::{
 };
 use wayside_common::{
     id::StreamKind,
-    record::{Body, Frame, NoAnswer, Roi, Sample, Sketch},
+    record::{Body, Frame, MAX_EMBEDDING, MAX_ITEM, MAX_SAMPLE_JPEG, NoAnswer, Roi, Sample, Sketch},
     schedule::Position,
     time::{Mono, Wall},
     topic::Up,
@@ -36,9 +36,6 @@ use crate::{
 /// Two thumbnails of a camera are at least this far apart.
 const THUMBNAIL_EVERY: Duration = Duration::from_secs(2);
 const THUMBNAIL_MAX: usize = 16 * 1024;
-/// A sample's picture is not larger, so that its batch fits a packet.
-const SAMPLE_MAX: usize = 160 * 1024;
-const ITEM_MAX: usize = 256;
 
 pub struct Camera {
     around: Surroundings,
@@ -211,7 +208,10 @@ impl Camera {
             // The next one replaces it, so a full outbox drops it.
             let _ = self.outbox.try_send(Outgoing { up: Up::Blob, packet: FromDevice::Thumbnail(thumbnail), care: Care::Lossy });
         }
-        let Some(jpeg) = judged.crop.as_ref().or(frame.jpeg.as_deref()).filter(|jpeg| jpeg.len() <= SAMPLE_MAX) else { return };
+        let Some(jpeg) = judged.crop.as_ref().or(frame.jpeg.as_deref()).filter(|jpeg| jpeg.len() <= MAX_SAMPLE_JPEG) else { return };
+        if judged.embedding.len() > MAX_EMBEDDING {
+            return;
+        }
         let bytes = jpeg.len() + judged.embedding.len() * 4 + 200;
         if let Some(why) = self.sampling.choose(now, &judged.answer, bytes) {
             let record = Sample {
@@ -255,7 +255,7 @@ async fn answered(slot: &mut Option<Judging>) -> (Ticket, Result<Judged, NoAnswe
 }
 
 fn cut_text(mut text: String) -> String {
-    let end = (0..=ITEM_MAX.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    let end = (0..=MAX_ITEM.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     text.truncate(end);
     text
 }

@@ -8,7 +8,7 @@ use wayside_common::{
     fleet::ModelRef,
     id::{Digest, Epoch},
     reading::Column,
-    record::{Answer, Frame, Prediction},
+    record::{Answer, Frame, MAX_SAMPLE_JPEG, Prediction},
     schedule::Position,
     sketch::histogram::Edges,
 };
@@ -152,6 +152,23 @@ async fn a_source_without_timetable_waits_and_no_frame_is_busy() {
     let records = frames(bodies(cuts, "cam0.frames").await);
     assert_eq!(records.len(), 20);
     assert!(records.iter().all(|frame| frame.answer.is_ok()));
+}
+
+#[tokio::test]
+async fn a_picture_that_the_server_would_refuse_is_no_sample() {
+    let Bed { around, cuts, slot, _dir, _held, loaded: _loaded, judge: _judge } = bed(&[], false, None);
+    let (frames_in, sensed_seen) = mpsc::channel(1);
+    let (outbox, _outgoing) = mpsc::channel(10);
+    let camera = tokio::spawn(Camera::new(around, false, sensed_seen, Some(slot), sampling::Config::default(), outbox).run());
+    for (position, length) in [MAX_SAMPLE_JPEG + 1, MAX_SAMPLE_JPEG].into_iter().enumerate() {
+        let item = Item::Frame { jpeg: vec![0; length], roi: None, item: String::new() };
+        frames_in.send(sensed(position as u64, Ok(item))).await.unwrap();
+    }
+    drop(frames_in);
+    camera.await.unwrap();
+    let samples = bodies(cuts, "cam0.samples").await;
+    let [Body::Samples(samples)] = samples.as_slice() else { panic!("{samples:?}") };
+    assert_eq!(samples.iter().map(|sample| sample.position.0).collect::<Vec<_>>(), [1]);
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use wayside_common::{
     blob::ChunkIndex,
     fleet::{Desired, Generation, ModelRef, Outcome, SlotStatus, Stage, UpdateReport, target_path},
     id::{DeviceId, Digest, FleetId, SlotName},
-    record::Fact,
+    record::{Fact, MAX_NUMBER},
     time::{Mono, Wall},
     trust::{
         set::{TrustError, TrustedSet, VerifiedTarget},
@@ -52,6 +52,9 @@ pub struct Machine {
     device: DeviceId,
     trusted: TrustedSet,
     obeyed: Generation,
+    /// The highest generation that is durable, and the one that is being written.
+    durable: Generation,
+    writing: Option<Generation>,
     slots: BTreeMap<SlotName, Option<ModelRef>>,
     /// The document that was refused last: it is not refused twice.
     refused: Option<Digest>,
@@ -101,8 +104,19 @@ impl Machine {
     /// Takes up an update that the last run of the agent did not finish.
     pub fn new(now: Now, memory: Memory) -> Self {
         let Memory { fleet, device, trusted, obeyed, slots, update } = memory;
-        let mut machine =
-            Self { fleet, device, trusted, obeyed, slots, refused: None, next: None, state: State::Idle, actions: VecDeque::new() };
+        let mut machine = Self {
+            fleet,
+            device,
+            trusted,
+            obeyed,
+            durable: obeyed,
+            writing: None,
+            slots,
+            refused: None,
+            next: None,
+            state: State::Idle,
+            actions: VecDeque::new(),
+        };
         let kept = update.filter(|bytes| !bytes.is_empty()).and_then(|bytes| wire::decode::<Kept>(&bytes).ok());
         if let Some(kept) = kept {
             machine.resume(now, kept);
@@ -121,6 +135,8 @@ impl Machine {
             Event::PersistFailed => {
                 self.actions.clear();
                 self.state = State::Idle;
+                // The same document may come again, and is then obeyed or refused as if for the first time.
+                (self.obeyed, self.writing, self.refused) = (self.durable, None, None);
                 self.actions.push_back(Action::Warn("the update cannot be written down, so it is not performed".into()));
             }
             Event::Looked(found) => self.looked(now, found),
@@ -133,7 +149,13 @@ impl Machine {
     }
 
     pub fn poll(&mut self) -> Option<Action> {
-        self.actions.pop_front()
+        // Who asks for the next action has performed the one before.
+        self.durable = self.writing.take().unwrap_or(self.durable);
+        let action = self.actions.pop_front();
+        if let Some(Action::Persist(Transition { generation: Some(generation), .. })) = &action {
+            self.writing = Some(*generation);
+        }
+        action
     }
 
     pub fn deadline(&self) -> Option<Mono> {
@@ -206,6 +228,9 @@ impl Machine {
             _ => Refusal::Curable(error.to_string()),
         })?;
         let desired = verified.desired();
+        if desired.generation.0 > MAX_NUMBER {
+            return Err(Refusal::Final(format!("generation {} is out of bounds", desired.generation.0)));
+        }
         let mut todo = VecDeque::new();
         for (slot, wanted) in &desired.slots {
             if !self.slots.contains_key(slot) {

@@ -357,4 +357,28 @@ fn a_step_that_cannot_be_written_is_not_performed() {
     let actions = t.event(1, Event::PersistFailed);
     assert!(matches!(actions[..], [Action::Warn(_)]));
     assert!(t.0.done());
+    // Its generation had been written by then.
+    assert_eq!((t.0.obeyed(), t.event(2, Event::Desired(desired(6, 2)))), (Generation(6), vec![]));
+}
+
+#[test]
+fn a_wish_that_could_not_be_written_down_is_obeyed_when_it_comes_again() {
+    let mut t = Timeline::new();
+    t.0.handle(Now { mono: Mono(0), wall: WALL }, Event::Desired(desired(6, 2)));
+    assert!(matches!(t.0.poll(), Some(Action::Persist(Transition { generation: Some(Generation(6)), .. }))));
+    let actions = t.event(1, Event::PersistFailed);
+    assert!(matches!(actions[..], [Action::Warn(_)]));
+    assert_eq!(t.0.obeyed(), Generation(5));
+    let actions = t.event(2, Event::Desired(desired(6, 2)));
+    assert!(matches!(&actions[..], [Action::Persist(change), .., Action::Look { .. }] if change.generation == Some(Generation(6))));
+    assert_eq!(t.0.obeyed(), Generation(6));
+}
+
+#[test]
+fn a_generation_beyond_what_the_server_can_count_is_refused() {
+    let mut t = Timeline::new();
+    let (stage, reason) = refused(&t.event(0, Event::Desired(desired(MAX_NUMBER + 1, 2))));
+    assert_eq!(stage, Stage::Verifying);
+    assert!(reason.contains("out of bounds"), "{reason}");
+    assert_eq!(t.0.obeyed(), Generation(5));
 }
