@@ -3,7 +3,10 @@
 //! Invariant: when [`begin`] returns, the new epoch and the entries for the old one are durable, in one transaction, and no record
 //! of the new epoch exists yet. Not here: the arithmetic of the entries (`ledger`).
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use anyhow::Context;
 use wayside_common::{
@@ -27,8 +30,6 @@ const REMEMBERED: usize = 4;
 pub struct Opened {
     pub name: SourceName,
     pub source: Box<dyn Source>,
-    /// Its positions are not those of an earlier start.
-    pub new_timetable: bool,
 }
 
 impl Opened {
@@ -49,12 +50,12 @@ pub fn open(state: &mut State, config: &SourceConfig, started: Wall) -> anyhow::
     let open = |anchor| source::open(config, anchor).with_context(|| format!("source {} cannot be opened", config.name));
     let source = open(soon)?;
     let Pace::Timed(schedule) = source.pace() else {
-        return Ok(Opened { name: config.name.clone(), source, new_timetable: false });
+        return Ok(Opened { name: config.name.clone(), source });
     };
     let proposed = Anchor { at: schedule.anchor, period: schedule.period };
-    let (anchor, new_timetable) = state.anchor(&config.name, proposed, config.anchor.is_some())?;
+    let anchor = state.anchor(&config.name, proposed, config.anchor.is_some())?;
     let source = if anchor.at == schedule.anchor { source } else { open(anchor.at)? };
-    Ok(Opened { name: config.name.clone(), source, new_timetable })
+    Ok(Opened { name: config.name.clone(), source })
 }
 
 /// What the start found and decided.
@@ -83,13 +84,20 @@ pub fn begin(
     };
     let mut first = BTreeMap::new();
     for opened in sources {
+        let next = accounted(state, &marks, &opened.stream())?.map_or(Position(0), |last| Position(last.0 + 1));
         let position = match opened.source.pace() {
-            Pace::Timed(schedule) => ledger::first_position(&schedule, now),
-            Pace::AsTaken { .. } => accounted(state, &marks, &opened.stream())?.map_or(Position(0), |last| Position(last.0 + 1)),
+            // After a clock that was put back, the positions that are there already are not produced again.
+            Pace::Timed(schedule) => ledger::first_position(&schedule, now).max(next),
+            Pace::AsTaken { .. } => next,
         };
         first.insert(opened.name.clone(), position);
     }
-    state.begin_epoch(epoch, now, &missing)?;
+    let streams: BTreeSet<&StreamId> = marks.iter().map(|mark| &mark.stream).collect();
+    let mut last_stored = Vec::new();
+    for stream in streams {
+        last_stored.extend(stored(state, &marks, stream)?.map(|last| (stream.clone(), last)));
+    }
+    state.begin_epoch(epoch, now, &missing, &last_stored)?;
     for gap in &missing {
         tracing::info!(stream = %gap.stream, reason = %gap.reason, positions = ?gap.positions, "the ledger has a new entry");
     }
@@ -116,7 +124,7 @@ fn standings(state: &State, sources: &[Opened], marks: &[Mark], last: Option<&Pa
     for opened in sources {
         let Pace::Timed(schedule) = opened.source.pace() else { continue };
         let stream = opened.stream();
-        let accounted = if opened.new_timetable { None } else { accounted(state, marks, &stream)? };
+        let accounted = accounted(state, marks, &stream)?;
         let after_seq = mark_of(&stream).and_then(|mark| mark.next_seq.checked_sub(1));
         standings.push(Standing { stream, epoch, after_seq, timetable: Timetable::Timed { schedule, accounted } });
     }
@@ -130,8 +138,14 @@ fn standings(state: &State, sources: &[Opened], marks: &[Mark], last: Option<&Pa
 
 /// The last position that is stored, was stored, or stands in the ledger.
 fn accounted(state: &State, marks: &[Mark], stream: &StreamId) -> anyhow::Result<Option<Position>> {
-    let stored = marks.iter().filter(|mark| mark.stream == *stream).filter_map(|mark| mark.last_position).max();
-    Ok(stored.max(state.accounted(stream)?))
+    Ok(stored(state, marks, stream)?.max(state.accounted(stream)?))
+}
+
+/// The last position of the present timetable that the marks know.
+fn stored(state: &State, marks: &[Mark], stream: &StreamId) -> anyhow::Result<Option<Position>> {
+    let since = state.timetable_since(&stream.source)?;
+    let of_stream = marks.iter().filter(|mark| mark.stream == *stream && mark.epoch.counter >= since);
+    Ok(of_stream.filter_map(|mark| mark.last_position).max())
 }
 
 /// Nobody knows how much of a destroyed spool the server has.
@@ -160,15 +174,17 @@ mod tests {
 
     struct Device {
         dir: Scratch,
+        period: &'static str,
     }
 
     impl Device {
-        /// A start at `now`; then `commit` positions are stored, at their due times, and the agent ends.
+        /// A start at `now`; then `commit` positions are stored, at their due times, and acked, and the agent ends.
         fn run(&self, now: i64, commit: u64, clean: bool) -> (Begun, Vec<Gap>) {
-            let config = Config::parse(
+            let config = Config::parse(&format!(
                 "data_dir = \"d\"\n[device]\nid = \"a\"\nfleet = \"f\"\nclass = \"c\"\n[link]\nbroker = \"mqtt://h:1\"\n[trust]\nroot = \"r\"\n\
-                 [[source]]\nname = \"imu0\"\nkind = \"sim-imu\"\nperiod = \"100ms\"\n",
-            )
+                 [[source]]\nname = \"imu0\"\nkind = \"sim-imu\"\nperiod = \"{}\"\n",
+                self.period
+            ))
             .unwrap();
             let mut state = State::open(self.dir.path()).unwrap();
             let (mut spool, lost) = Spool::open(self.dir.path(), &config.spool).unwrap();
@@ -190,7 +206,8 @@ mod tests {
                     span,
                 };
                 let clock = ClockStamp { mono: Mono(0), wall: span.1, quality: WallQuality::Plausible };
-                spool.append(begun.epoch, clock, &[cut]).unwrap();
+                let held = spool.append(begun.epoch, clock, &[cut]).unwrap();
+                spool.delete(&[held[0].key.clone()]).unwrap();
             }
             if clean {
                 state.end_epoch(begun.epoch).unwrap();
@@ -210,7 +227,7 @@ mod tests {
 
     #[test]
     fn over_many_starts_every_position_is_produced_or_in_the_ledger_once() {
-        let device = Device { dir: Scratch::new() };
+        let device = Device { dir: Scratch::new(), period: "100ms" };
         let imu: SourceName = "imu0".parse().unwrap();
         let (begun, gaps) = device.run(100_000, 20, false);
         assert_eq!((begun.epoch.counter, begun.first[&imu], gaps), (1, Position(0), vec![]));
@@ -226,5 +243,41 @@ mod tests {
         let (begun, gaps) = device.run(107_001, 5, false);
         assert_eq!(ranges(&gaps), [(Reason::NotRunning, 65, 70)]);
         assert_eq!((begun.epoch.counter, begun.first[&imu]), (4, Position(71)));
+    }
+
+    #[test]
+    fn what_was_stored_is_remembered_over_any_number_of_starts_without_a_record() {
+        let device = Device { dir: Scratch::new(), period: "1h" };
+        let imu: SourceName = "imu0".parse().unwrap();
+        device.run(100_000, 1, true);
+        for start in 1..=2 * REMEMBERED as i64 {
+            let (begun, gaps) = device.run(100_000 + start * 1_000, 0, true);
+            assert_eq!((begun.first[&imu], gaps), (Position(1), vec![]), "start {start}");
+        }
+        // Positions 1 to 3 were due meanwhile.
+        let (begun, gaps) = device.run(11_000_000, 0, true);
+        assert_eq!(ranges(&gaps), [(Reason::NotRunning, 1, 3)]);
+        assert_eq!(begun.first[&imu], Position(4));
+    }
+
+    #[test]
+    fn a_clock_that_was_put_back_makes_no_position_twice() {
+        let device = Device { dir: Scratch::new(), period: "100ms" };
+        device.run(100_000, 20, true);
+        let (begun, gaps) = device.run(100_500, 0, true);
+        assert_eq!((begun.first[&"imu0".parse().unwrap()], gaps), (Position(20), vec![]));
+    }
+
+    #[test]
+    fn another_period_counts_its_positions_anew() {
+        let mut device = Device { dir: Scratch::new(), period: "100ms" };
+        let imu: SourceName = "imu0".parse().unwrap();
+        device.run(100_000, 20, true);
+        device.period = "1s";
+        let (begun, gaps) = device.run(105_000, 0, true);
+        assert_eq!((begun.first[&imu], gaps), (Position(0), vec![]));
+        let (begun, gaps) = device.run(108_000, 0, true);
+        assert_eq!(ranges(&gaps), [(Reason::NotRunning, 0, 2)]);
+        assert_eq!(begun.first[&imu], Position(3));
     }
 }

@@ -64,6 +64,7 @@ const SCHEMA: &str = "
 CREATE TABLE IF NOT EXISTS epoch (
     counter INTEGER PRIMARY KEY, epoch TEXT NOT NULL, started INTEGER NOT NULL, clean INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS anchor (source TEXT PRIMARY KEY, at INTEGER NOT NULL, period_us INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS timetable (source TEXT PRIMARY KEY, since INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS accounted (stream TEXT PRIMARY KEY, position INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS ledger (
     version INTEGER PRIMARY KEY AUTOINCREMENT, epoch TEXT NOT NULL, stream TEXT NOT NULL, gap BLOB NOT NULL);
@@ -100,8 +101,9 @@ impl State {
         Ok(past)
     }
 
-    /// Makes `epoch` the present one and enters what its start found missing, in one transaction.
-    pub fn begin_epoch(&mut self, epoch: Epoch, started: Wall, missing: &[Gap]) -> Result<(), StateError> {
+    /// Makes `epoch` the present one, enters what its start found missing, and takes over from the spool, which may forget it, how
+    /// far each stream was `stored`; all in one transaction.
+    pub fn begin_epoch(&mut self, epoch: Epoch, started: Wall, missing: &[Gap], stored: &[(StreamId, Position)]) -> Result<(), StateError> {
         let transaction = self.connection.transaction()?;
         transaction.execute(
             "INSERT INTO epoch (counter, epoch, started) VALUES (?1, ?2, ?3)",
@@ -109,6 +111,12 @@ impl State {
         )?;
         for gap in missing {
             enter(&transaction, gap)?;
+            if let Some((_, last)) = gap.positions {
+                account(&transaction, &gap.stream, last)?;
+            }
+        }
+        for (stream, last) in stored {
+            account(&transaction, stream, *last)?;
         }
         transaction.execute("DELETE FROM epoch WHERE counter <= ?1", [i64::from(epoch.counter) - 16])?;
         transaction.execute("DELETE FROM vital_next WHERE epoch NOT IN (SELECT epoch FROM epoch)", [])?;
@@ -121,8 +129,9 @@ impl State {
         Ok(())
     }
 
-    /// The anchor of a timed source: the one it had with this period, or `proposed` from now on. Second: whether it is a new one.
-    pub fn anchor(&mut self, source: &SourceName, proposed: Anchor, fixed: bool) -> Result<(Anchor, bool), StateError> {
+    /// The anchor of a timed source: the one it had with this period, or `proposed` from now on. A new one counts its positions
+    /// anew, from the next epoch on.
+    pub fn anchor(&mut self, source: &SourceName, proposed: Anchor, fixed: bool) -> Result<Anchor, StateError> {
         let period_us = proposed.period.as_micros() as i64;
         let known: Option<(i64, i64)> = self
             .connection
@@ -130,17 +139,30 @@ impl State {
             .optional()?;
         match known {
             Some((at, period)) if period == period_us && (!fixed || at == proposed.at.0) => {
-                Ok((Anchor { at: Wall(at), period: proposed.period }, false))
+                Ok(Anchor { at: Wall(at), period: proposed.period })
             }
             _ => {
-                self.connection.execute(
+                let transaction = self.connection.transaction()?;
+                transaction.execute(
                     "INSERT INTO anchor (source, at, period_us) VALUES (?1, ?2, ?3)
                      ON CONFLICT (source) DO UPDATE SET at = excluded.at, period_us = excluded.period_us",
                     params![source.as_str(), proposed.at.0, period_us],
                 )?;
-                Ok((proposed, true))
+                transaction.execute(
+                    "INSERT INTO timetable (source, since) VALUES (?1, (SELECT coalesce(max(counter), 0) + 1 FROM epoch))
+                     ON CONFLICT (source) DO UPDATE SET since = excluded.since",
+                    [source.as_str()],
+                )?;
+                transaction.execute("DELETE FROM accounted WHERE substr(stream, 1, length(?1) + 1) = ?1 || '.'", [source.as_str()])?;
+                transaction.commit()?;
+                Ok(proposed)
             }
         }
+    }
+
+    /// The counter of the first epoch whose positions are those of the source's present timetable.
+    pub fn timetable_since(&self, source: &SourceName) -> Result<u32, StateError> {
+        timetable_since(&self.connection, source)
     }
 
     // The gap ledger.
@@ -149,6 +171,11 @@ impl State {
         let transaction = self.connection.transaction()?;
         for gap in gaps {
             enter(&transaction, gap)?;
+            if let Some((_, last)) = gap.positions
+                && gap.epoch.counter >= timetable_since(&transaction, &gap.stream.source)?
+            {
+                account(&transaction, &gap.stream, last)?;
+            }
         }
         Ok(transaction.commit()?)
     }
@@ -170,7 +197,7 @@ impl State {
         Ok(())
     }
 
-    /// The highest position of `stream` that stands, or stood, in the ledger.
+    /// The highest position of `stream` that stands, or stood, in the ledger, or was stored when an epoch began.
     pub fn accounted(&self, stream: &StreamId) -> Result<Option<Position>, StateError> {
         let found = self
             .connection
@@ -345,14 +372,22 @@ fn enter(transaction: &Transaction<'_>, gap: &Gap) -> Result<(), StateError> {
         transaction.execute("DELETE FROM ledger WHERE version = ?1", [version])?;
     }
     transaction.execute("INSERT INTO ledger (epoch, stream, gap) VALUES (?1, ?2, ?3)", params![epoch, stream, wire::encode(&entry)])?;
-    if let Some((_, last)) = gap.positions {
-        transaction.execute(
-            "INSERT INTO accounted (stream, position) VALUES (?1, ?2)
-             ON CONFLICT (stream) DO UPDATE SET position = max(position, excluded.position)",
-            params![stream, last.0 as i64],
-        )?;
-    }
     Ok(())
+}
+
+/// The mark never falls, and outlives the records and the entries that it was taken from.
+fn account(transaction: &Transaction<'_>, stream: &StreamId, last: Position) -> Result<(), StateError> {
+    transaction.execute(
+        "INSERT INTO accounted (stream, position) VALUES (?1, ?2)
+         ON CONFLICT (stream) DO UPDATE SET position = max(position, excluded.position)",
+        params![stream.to_string(), last.0 as i64],
+    )?;
+    Ok(())
+}
+
+fn timetable_since(connection: &Connection, source: &SourceName) -> Result<u32, StateError> {
+    let sql = "SELECT since FROM timetable WHERE source = ?1";
+    Ok(connection.query_row(sql, [source.as_str()], |row| row.get(0)).optional()?.unwrap_or(0))
 }
 
 fn append_reports(
@@ -377,7 +412,7 @@ fn append_reports(
         params![epoch_text, stream_text],
         |row| row.get(0),
     )?;
-    let reports: Vec<Report> = facts.into_iter().map(|fact| Report { mono: clock.mono, clock, fact }).collect();
+    let reports: Vec<Report> = facts.into_iter().map(|fact| Report { mono: clock.mono, clock, fact: fact.within_limits() }).collect();
     let end_seq = first_seq + reports.len() as u64;
     let batch = Batch {
         epoch,
@@ -444,17 +479,17 @@ mod tests {
         let dir = Scratch::new();
         let mut state = State::open(dir.path()).unwrap();
         assert_eq!(state.past_epochs().unwrap(), []);
-        state.begin_epoch(EPOCH, Wall(5), &[]).unwrap();
+        state.begin_epoch(EPOCH, Wall(5), &[], &[]).unwrap();
         drop(state);
         let mut state = State::open(dir.path()).unwrap();
         assert_eq!(state.past_epochs().unwrap(), [PastEpoch { epoch: EPOCH, started: Wall(5), clean: false }]);
         state.end_epoch(EPOCH).unwrap();
         let second = Epoch { counter: 2, nonce: 1 };
-        state.begin_epoch(second, Wall(6), &[gap((0, 3), Some((0, 3)), Reason::Evicted)]).unwrap();
+        state.begin_epoch(second, Wall(6), &[gap((0, 3), Some((0, 3)), Reason::Evicted)], &[]).unwrap();
         let past = state.past_epochs().unwrap();
         assert_eq!((past[0].epoch, past[0].clean, past[1].clean), (second, false, true));
         assert_eq!(state.accounted(&"imu0.readings".parse().unwrap()).unwrap(), Some(Position(3)));
-        assert!(state.begin_epoch(second, Wall(7), &[]).is_err(), "a counter is used once");
+        assert!(state.begin_epoch(second, Wall(7), &[], &[]).is_err(), "a counter is used once");
     }
 
     #[test]
@@ -463,10 +498,10 @@ mod tests {
         let mut state = State::open(dir.path()).unwrap();
         let source: SourceName = "imu0".parse().unwrap();
         let anchor = |at, period| Anchor { at: Wall(at), period: Duration::from_millis(period) };
-        assert_eq!(state.anchor(&source, anchor(100, 10), false).unwrap(), (anchor(100, 10), true));
-        assert_eq!(state.anchor(&source, anchor(900, 10), false).unwrap(), (anchor(100, 10), false));
-        assert_eq!(state.anchor(&source, anchor(900, 20), false).unwrap(), (anchor(900, 20), true));
-        assert_eq!(state.anchor(&source, anchor(50, 20), true).unwrap(), (anchor(50, 20), true));
+        assert_eq!(state.anchor(&source, anchor(100, 10), false).unwrap(), anchor(100, 10));
+        assert_eq!(state.anchor(&source, anchor(900, 10), false).unwrap(), anchor(100, 10));
+        assert_eq!(state.anchor(&source, anchor(900, 20), false).unwrap(), anchor(900, 20));
+        assert_eq!(state.anchor(&source, anchor(50, 20), true).unwrap(), anchor(50, 20));
     }
 
     #[test]
