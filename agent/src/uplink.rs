@@ -73,17 +73,35 @@ pub struct Drained {
 struct Connection {
     up: bool,
     last_heard: Mono,
+    /// Since when a batch waits for its ack without a pause.
+    waits_since: Option<Mono>,
     /// The ledger that the last hello carried is not yet acked.
     ledger_said: Option<Mono>,
     /// What the last hello or slots told of the updater.
     said: Option<Installed>,
 }
 
+impl Connection {
+    fn new(now: Mono) -> Self {
+        Self { up: false, last_heard: now, waits_since: None, ledger_said: None, said: None }
+    }
+
+    fn waits(&mut self, waits: bool, now: Mono) {
+        self.waits_since = waits.then(|| self.waits_since.unwrap_or(now));
+    }
+
+    /// Silence counts from when there was something to answer: a link on which nobody spoke is idle, not wedged.
+    fn wedged_at(&self) -> Option<Mono> {
+        self.waits_since.map(|since| since.max(self.last_heard) + WEDGED)
+    }
+}
+
 impl Uplink {
     pub async fn run(mut self) -> Drained {
-        let mut connection = Connection { up: false, last_heard: self.clock.mono(), ledger_said: None, said: None };
+        let mut connection = Connection::new(self.clock.mono());
         loop {
             self.perform().await;
+            connection.waits(self.sender.deadline().is_some(), self.clock.mono());
             if self.is_over(&connection) {
                 break;
             }
@@ -122,15 +140,13 @@ impl Uplink {
 
     fn wake_at(&self, connection: &Connection) -> Mono {
         let idle = self.clock.mono() + Duration::from_secs(3_600);
-        let wedged = self.sender.deadline().map(|_| connection.last_heard + WEDGED);
         let again = connection.ledger_said.filter(|_| connection.up).map(|said| said + HELLO_AGAIN);
-        [self.sender.deadline(), wedged, again, *self.stop.borrow()].into_iter().flatten().fold(idle, Mono::min)
+        [self.sender.deadline(), connection.wedged_at(), again, *self.stop.borrow()].into_iter().flatten().fold(idle, Mono::min)
     }
 
     async fn on_time(&mut self, connection: &mut Connection) {
         let now = self.clock.mono();
-        let waits = self.sender.deadline().is_some();
-        if connection.up && waits && now >= connection.last_heard + WEDGED {
+        if connection.up && connection.wedged_at().is_some_and(|at| now >= at) {
             tracing::warn!("the link is wedged; a new client is made");
             self.link.rebuild();
             self.lost(connection);
@@ -170,6 +186,7 @@ impl Uplink {
 
     fn lost(&mut self, connection: &mut Connection) {
         connection.up = false;
+        connection.waits(false, self.clock.mono());
         self.sender.handle(self.clock.mono(), Event::Disconnected);
     }
 
@@ -270,7 +287,11 @@ impl Uplink {
                 connection.said = Some(self.installed.borrow().clone());
                 self.link.publish(Up::State, wire::encode(&FromDevice::Hello(hello)), Care::Acked);
             }
-            Err(error) => tracing::error!(%error, "a hello cannot be made"),
+            Err(error) => {
+                tracing::error!(%error, "a hello cannot be made");
+                // Whether there is a ledger is not known; it is looked for again after a while, not at once.
+                connection.ledger_said = Some(self.clock.mono());
+            }
         }
     }
 

@@ -60,6 +60,12 @@ struct Bed {
 const EPOCH: Epoch = Epoch { counter: 1, nonce: 1 };
 
 fn bed() -> Bed {
+    let (bed, uplink) = idle_bed();
+    Bed { task: tokio::spawn(uplink.run()), ..bed }
+}
+
+/// The uplink is not started.
+fn idle_bed() -> (Bed, Uplink) {
     let dir = Scratch::new();
     let clock = Clock::start();
     let (spool, _) = Spool::open(dir.path(), &crate::spool::Config::default()).unwrap();
@@ -96,9 +102,9 @@ fn bed() -> Bed {
         storage_fault: fault_seen,
         stop: stop_seen,
     };
-    let task = tokio::spawn(uplink.run());
+    let task = tokio::spawn(std::future::pending());
     let wire = Wire { tell, said };
-    Bed {
+    let bed = Bed {
         wire,
         spool,
         state,
@@ -113,7 +119,44 @@ fn bed() -> Bed {
         _damaged: damaged_seen,
         _fault: fault,
         _dir: dir,
+    };
+    (bed, uplink)
+}
+
+#[test]
+fn a_link_is_wedged_when_it_is_silent_although_something_waits() {
+    struct Case {
+        what: &'static str,
+        heard: u64,
+        waits: &'static [(u64, bool)],
+        wedged: Option<u64>,
     }
+    let cases = [
+        Case { what: "nothing waits", heard: 5, waits: &[], wedged: None },
+        Case { what: "what comes after a long rest has its own time", heard: 0, waits: &[(60, true)], wedged: Some(80) },
+        Case { what: "an answer to something else counts", heard: 65, waits: &[(60, true), (70, true)], wedged: Some(85) },
+        Case { what: "each wait counts from its own start", heard: 61, waits: &[(60, true), (61, false), (120, true)], wedged: Some(140) },
+        Case { what: "all is answered", heard: 61, waits: &[(60, true), (61, false)], wedged: None },
+    ];
+    let at = |second: u64| Mono(second * 1_000_000);
+    for Case { what, heard, waits, wedged } in cases {
+        let mut connection = Connection::new(at(heard));
+        waits.iter().for_each(|(second, waits)| connection.waits(*waits, at(*second)));
+        assert_eq!(connection.wedged_at(), wedged.map(at), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_hello_that_cannot_be_made_is_not_tried_again_at_once() {
+    let (bed, mut uplink) = idle_bed();
+    let disk = rusqlite::Connection::open(bed._dir.path().join("state.db")).unwrap();
+    disk.execute_batch("ALTER TABLE ledger RENAME TO away").unwrap();
+    let mut connection = Connection::new(Mono(0));
+    (connection.up, connection.ledger_said) = (true, Some(Mono(0)));
+    let before = uplink.clock.mono();
+    uplink.say_hello(&mut connection).await;
+    assert!(connection.ledger_said.is_some_and(|said| said >= before), "{:?}", connection.ledger_said);
+    assert!(uplink.wake_at(&connection) >= before + HELLO_AGAIN);
 }
 
 impl Bed {
