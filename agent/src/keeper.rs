@@ -3,14 +3,15 @@
 //! Invariant: a batch that came in is either announced as held or stands in the ledger, or waits in RAM for a ledger that the
 //! disk refuses as well. Not here: SQL (`spool`, `state`), sending (`uplink`).
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, timeout_at},
 };
 use wayside_common::{
-    gap::{Gap, Reason},
+    gap::{Extent, Gap, Reason},
+    id::{Epoch, StreamId},
     record::Fact,
     sync::sender,
 };
@@ -41,6 +42,8 @@ pub struct Keeper {
 struct Memory {
     /// Entries that are not in the ledger yet.
     waiting: Vec<Gap>,
+    /// Of what the spool has given up and not yet forgotten, what waits or is entered already: it is not entered twice.
+    taken: BTreeSet<(Epoch, StreamId, u64)>,
     /// The last append failed.
     failing: bool,
     /// The last attempt to write the ledger failed.
@@ -140,13 +143,17 @@ impl Keeper {
     async fn settle(&mut self, memory: &mut Memory) {
         match self.spool.with(|spool| spool.given_up()).await {
             Ok(gaps) if gaps.is_empty() => return,
-            Ok(gaps) => gaps.into_iter().for_each(|gap| ledger::push(&mut memory.waiting, gap)),
+            Ok(gaps) => {
+                gaps.into_iter().filter(|gap| memory.taken.insert(name(gap))).for_each(|gap| ledger::push(&mut memory.waiting, gap))
+            }
             Err(error) => return tracing::error!(%error, "the spool cannot say what it gave up"),
         }
-        if self.enter(memory).await
-            && let Err(error) = self.spool.with(Spool::forget).await
-        {
-            tracing::error!(%error, "what was given up cannot be deleted");
+        if !self.enter(memory).await {
+            return;
+        }
+        match self.spool.with(Spool::forget).await {
+            Ok(()) => memory.taken.clear(),
+            Err(error) => tracing::error!(%error, "what was given up cannot be deleted"),
         }
     }
 
@@ -187,5 +194,62 @@ impl Keeper {
         self.storage_fault.send_replace(true);
         self.reporter.hello_due.notify_one();
         memory.fault = Some(Fact::StorageFault { store: "spool".into(), reason });
+    }
+}
+
+/// What tells one batch that was given up from another.
+fn name(gap: &Gap) -> (Epoch, StreamId, u64) {
+    let first_seq = match gap.extent {
+        Extent::Exact { first_seq, .. } => first_seq,
+        Extent::Unknown { after_seq } => after_seq.unwrap_or(0),
+    };
+    (gap.epoch, gap.stream.clone(), first_seq)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::Notify;
+    use wayside_common::{block::Block, reading::Reading, record::Body, schedule::Position, time::Mono, time::Wall};
+
+    use super::*;
+    use crate::{clock::Clock, scratch::Scratch, spool, state::State};
+
+    #[tokio::test]
+    async fn what_is_given_up_is_entered_once_however_often_the_disk_refuses() {
+        let dir = Scratch::new();
+        let state = Store::new(State::open(dir.path()).unwrap());
+        let (mut spool, _) = Spool::open(dir.path(), &spool::Config { max_bytes: 1 }).unwrap();
+        let epoch = Epoch { counter: 1, nonce: 1 };
+        let reading = Reading { position: Position(0), mono: Mono(0), values: vec![] };
+        let cut = Cut {
+            stream: "imu0.readings".parse().unwrap(),
+            first_seq: 0,
+            body: Body::Readings(Block::pack(&[], &[reading]).unwrap()),
+            positions: Some((Position(0), Position(0))),
+            span: (Wall(0), Wall(0)),
+        };
+        let clock = Clock::start();
+        spool.append(epoch, clock.stamp(), std::slice::from_ref(&cut)).unwrap();
+        spool.give_up().unwrap();
+        let (held, _held_seen) = mpsc::channel(10);
+        let reporter = Reporter { epoch, clock, state: state.clone(), held, hello_due: Arc::new(Notify::new()) };
+        let ((_cuts, cuts), (_damaged, damaged), (storage_fault, _)) = (mpsc::channel(1), mpsc::channel(1), watch::channel(false));
+        let mut keeper = Keeper { spool: Store::new(spool), reporter, cuts, damaged, storage_fault };
+        let on_disk = |file: &str, sql: &str| rusqlite::Connection::open(dir.path().join(file)).unwrap().execute_batch(sql).unwrap();
+
+        let mut memory = Memory::default();
+        on_disk("state.db", "ALTER TABLE ledger RENAME TO away");
+        keeper.settle(&mut memory).await;
+        keeper.settle(&mut memory).await;
+        assert_eq!(memory.waiting, [cut.lost(epoch, Reason::Evicted)]);
+        on_disk("state.db", "ALTER TABLE away RENAME TO ledger");
+        on_disk("spool.db", "CREATE TRIGGER no BEFORE DELETE ON batch BEGIN SELECT raise(ABORT, 'no'); END");
+        keeper.settle(&mut memory).await;
+        on_disk("spool.db", "DROP TRIGGER no");
+        keeper.settle(&mut memory).await;
+        assert_eq!(state.with(|state| state.ledger().unwrap().1).await, [cut.lost(epoch, Reason::Evicted)]);
+        assert_eq!(keeper.spool.with(|spool| spool.given_up().unwrap()).await, []);
     }
 }

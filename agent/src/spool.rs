@@ -361,11 +361,10 @@ impl Spool {
     /// Deletes what is given up: call it after its entries are durable in the ledger. Were it the other way round, a death between
     /// the two would be silent loss; this way it only enters the same ranges twice.
     pub fn forget(&mut self) -> Result<(), SpoolError> {
-        self.connection.execute_batch(
-            "BEGIN; DELETE FROM sent WHERE batch IN (SELECT id FROM batch WHERE given_up > 0);
-             DELETE FROM batch WHERE given_up > 0; COMMIT;",
-        )?;
-        Ok(())
+        let transaction = self.connection.transaction()?;
+        transaction.execute("DELETE FROM sent WHERE batch IN (SELECT id FROM batch WHERE given_up > 0)", [])?;
+        transaction.execute("DELETE FROM batch WHERE given_up > 0", [])?;
+        Ok(transaction.commit()?)
     }
 
     /// Drops the marks of epochs of which nothing is held any more, except those that `keep`.
