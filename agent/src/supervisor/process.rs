@@ -85,7 +85,7 @@ async fn present(config: &Config, dir: &Path) -> Result<Present, String> {
 }
 
 impl Process {
-    fn spawn(config: &Config, dir: &Path) -> io::Result<Self> {
+    pub(super) fn spawn(config: &Config, dir: &Path) -> io::Result<Self> {
         let mut child = Command::new(&config.program)
             .arg("worker")
             .arg("--package")

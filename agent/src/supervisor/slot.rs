@@ -88,7 +88,10 @@ impl Keeping {
                 reason = death(&mut self.process) => self.bury(reason).await,
                 Some(launched) = self.launching.join_next() => match launched {
                     Ok((purpose, launched)) => self.launched(purpose, launched).await,
-                    Err(failed) => tracing::error!(slot = %self.name, %failed, "a worker could not be launched"),
+                    Err(failed) => {
+                        tracing::error!(slot = %self.name, %failed, "a worker could not be launched");
+                        self.plan_if_none();
+                    }
                 },
                 () = at(self.again_at) => {
                     self.again_at = None;
@@ -165,6 +168,13 @@ impl Keeping {
         self.again_at = Some(Instant::now() + wait);
     }
 
+    /// A slot with a model is never without a worker and without a plan for one.
+    fn plan_if_none(&mut self) {
+        if self.present.is_some() && self.process.is_none() && self.again_at.is_none() {
+            self.plan();
+        }
+    }
+
     fn launch(&mut self, dir: PathBuf, purpose: Purpose) {
         let config = self.config.clone();
         self.launching.spawn(async move { (purpose, process::launch(&config, &dir).await) });
@@ -177,13 +187,13 @@ impl Keeping {
                 let same = self.present.as_ref().is_some_and(|present| present.loaded.model == launched.present.loaded.model);
                 if self.process.is_none() && same {
                     self.process = Some(launched.process);
+                } else {
+                    self.plan_if_none();
                 }
             }
             (Purpose::Again, Err(reason)) => {
                 tracing::error!(slot = %self.name, reason, "the worker cannot be started again");
-                if self.process.is_none() {
-                    self.plan();
-                }
+                self.plan_if_none();
             }
             (Purpose::Swap(done), Ok(launched)) => {
                 // Between two questions: the old process is dropped, and killed by that, after the new one is in its place.
@@ -196,6 +206,9 @@ impl Keeping {
             }
             (Purpose::Swap(done), Err(reason)) => {
                 let _ = done.send(Err(reason));
+                if self.launching.is_empty() {
+                    self.plan_if_none();
+                }
             }
         }
     }
@@ -232,4 +245,43 @@ fn named(judged: protocol::Judged, present: Option<&Present>) -> Judged {
 
 fn cut(reason: String) -> String {
     reason.chars().take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use wayside_common::{fleet::ModelRef, id::Digest};
+
+    use super::*;
+
+    fn present(version: u32) -> Present {
+        let model = ModelRef { name: "vehicles".parse().unwrap(), version, digest: Digest::of(&version.to_le_bytes()) };
+        let loaded = Arc::new(Loaded { model, window: None, features: Vec::new() });
+        Present { dir: "/nowhere".into(), loaded, limit: Duration::from_secs(1) }
+    }
+
+    #[tokio::test]
+    async fn a_life_that_does_not_come_is_planned_again() {
+        let config = Config { program: "/bin/cat".into(), details_below: 0.0, patience: Duration::from_secs(1) };
+        struct Case {
+            what: &'static str,
+            launched: Result<u32, String>,
+            lives: bool,
+            planned: bool,
+        }
+        let cases = [
+            Case { what: "the model that is to run", launched: Ok(1), lives: true, planned: false },
+            Case { what: "another model", launched: Ok(2), lives: false, planned: true },
+            Case { what: "none", launched: Err("no memory".into()), lives: false, planned: true },
+        ];
+        for Case { what, launched, lives, planned } in cases {
+            let (loaded, _loaded_seen) = watch::channel(None);
+            let (facts, _facts_seen) = mpsc::channel(1);
+            let mut keeping = Keeping::new("vehicles".parse().unwrap(), config.clone(), None, loaded, facts);
+            keeping.present = Some(present(1));
+            let process = Process::spawn(&config, std::path::Path::new("/nowhere")).unwrap();
+            let launched = launched.map(|version| Launched { present: present(version), process });
+            keeping.launched(Purpose::Again, launched).await;
+            assert_eq!((keeping.process.is_some(), keeping.again_at.is_some()), (lives, planned), "{what}");
+        }
+    }
 }
