@@ -27,7 +27,7 @@ use crate::{
     clock,
     db::{
         Db,
-        telemetry::{Arrival, Receipt, Tally},
+        telemetry::{Arrival, PictureReceipt, Receipt, Tally},
     },
     events::{Event, Events},
 };
@@ -195,11 +195,13 @@ impl Intake {
             return Taken::Refused(reason);
         }
         match self.db.keep_thumbnail(device, thumbnail, clock::wall()).await {
-            Ok(()) => {
+            Ok(PictureReceipt::Kept) => {
                 let (slot, label) = (thumbnail.slot.clone(), thumbnail.label.clone());
                 self.events.publish(Event::Thumbnail { device: device.clone(), slot, label });
                 Taken::Committed(Vec::new())
             }
+            Ok(PictureReceipt::Late) => Taken::Committed(Vec::new()),
+            Ok(PictureReceipt::NoSlot) => Taken::Refused(format!("a picture of slot {}, which the device did not name", thumbnail.slot)),
             Err(e) => Taken::Unavailable(format!("{e:#}")),
         }
     }

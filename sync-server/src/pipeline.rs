@@ -10,6 +10,7 @@ pub mod trainer;
 use std::{
     collections::HashSet,
     fs,
+    io::{self, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -33,7 +34,13 @@ use crate::{
 };
 
 /// What of a run's log is given out with the run itself.
-const LOG_TAIL: usize = 2000;
+const LOG_TAIL: u64 = 4096;
+
+/// What a run is given: made from the database again whenever it is wanted.
+const DATASET: &str = "dataset";
+const BASE: &str = "base";
+const OUTPUT: &str = "output";
+const LOG: &str = "log.txt";
 
 pub struct Pipeline {
     db: Arc<dyn Db>,
@@ -62,9 +69,14 @@ struct Success {
 }
 
 impl Pipeline {
-    /// Runs that were under way when the server stopped are ended as failed.
+    /// Runs that were under way when the server stopped are ended as failed, and so is what they left running.
     pub async fn open(db: Arc<dyn Db>, packages: Arc<Packages>, events: Events, jobs: Vec<Job>, folder: PathBuf) -> anyhow::Result<Self> {
         fs::create_dir_all(&folder).with_context(|| format!("could not make {}", folder.display()))?;
+        for run in fs::read_dir(&folder).with_context(|| format!("could not list {}", folder.display()))? {
+            let run = run?.path();
+            job::end_left_over(&run);
+            clear(&run, &[DATASET, BASE]);
+        }
         let cut_off = db.fail_open_runs("the server stopped while it ran", clock::wall()).await?;
         if cut_off > 0 {
             tracing::warn!(cut_off, "retraining runs were cut off by the last stop of the server");
@@ -96,18 +108,18 @@ impl Pipeline {
     }
 
     /// All of a run's log; `None` where there is none.
-    pub fn log(&self, run: RunId) -> Option<String> {
-        fs::read(self.run_folder(run).join("log.txt")).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    pub async fn log(&self, run: RunId) -> Option<String> {
+        self.read_log(run, u64::MAX).await
     }
 
     /// The end of a run's log.
-    pub fn log_tail(&self, run: RunId) -> Option<String> {
-        let log = self.log(run)?;
-        let mut start = log.len().saturating_sub(LOG_TAIL);
-        while !log.is_char_boundary(start) {
-            start += 1;
-        }
-        Some(log[start..].to_owned())
+    pub async fn log_tail(&self, run: RunId) -> Option<String> {
+        self.read_log(run, LOG_TAIL).await
+    }
+
+    async fn read_log(&self, run: RunId, most: u64) -> Option<String> {
+        let path = self.run_folder(run).join(LOG);
+        tokio::task::spawn_blocking(move || tail(&path, most)).await.ok()?.ok()
     }
 
     async fn run_to_end(&self, run: RunId, job: Job) {
@@ -117,6 +129,12 @@ impl Pipeline {
             Ok(Success { candidate, reason }) => (RunState::Succeeded, reason, Some(candidate)),
             Err(e) => (RunState::Failed, format!("{e:#}"), None),
         };
+        // A package that did not become a candidate stays with the log, for a person to look at.
+        let done_with: &[&str] = if candidate.is_some() { &[DATASET, BASE, OUTPUT] } else { &[DATASET, BASE] };
+        let folder = self.run_folder(run);
+        if tokio::task::spawn_blocking(move || clear(&folder, done_with)).await.is_err() {
+            tracing::error!(run = run.0, "the removal of a run's folders has crashed");
+        }
         tracing::info!(run = run.0, job = job.name, state = state.as_str(), reason, "a retraining run has ended");
         let end = RunEnd { state, exit_status, reason: Some(reason), candidate, ended: clock::wall() };
         if let Err(e) = self.db.end_run(run, end).await {
@@ -129,7 +147,7 @@ impl Pipeline {
     async fn run(&self, run: RunId, job: &Job, exit_status: &mut Option<i32>) -> anyhow::Result<Success> {
         let folder = self.run_folder(run);
         let folder = std::path::absolute(&folder).with_context(|| format!("no absolute path for {}", folder.display()))?;
-        let (dataset, base, output) = (folder.join("dataset"), folder.join("base"), folder.join("output"));
+        let (dataset, base, output) = (folder.join(DATASET), folder.join(BASE), folder.join(OUTPUT));
         fs::create_dir_all(&folder).with_context(|| format!("could not make {}", folder.display()))?;
         let champion = champion::find(&*self.db, &self.packages, job).await?;
         let written = datasets::write(&*self.db, champion.manifest().answer().1, &dataset).await?;
@@ -146,7 +164,7 @@ impl Pipeline {
                 ("WAYSIDE_OUTPUT", output.clone().into_os_string()),
                 ("WAYSIDE_VERSION", version.to_string().into()),
             ],
-            log: folder.join("log.txt"),
+            log: folder.join(LOG),
             timeout: job.timeout.0,
         };
         match process.run().await? {
@@ -192,6 +210,27 @@ impl Pipeline {
     fn announce(&self, run: RunId, state: RunState) {
         self.events.publish(Event::Retrain { id: run.0.to_string(), state: state.as_str().into() });
     }
+}
+
+fn clear(run: &Path, names: &[&str]) {
+    for name in names {
+        match fs::remove_dir_all(run.join(name)) {
+            Ok(()) => {}
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
+            Err(e) => tracing::warn!(run = %run.display(), name, "a folder of a run could not be removed: {e}"),
+        }
+    }
+}
+
+/// At most the last `most` bytes, from the start of a character.
+fn tail(path: &Path, most: u64) -> io::Result<String> {
+    let mut file = fs::File::open(path)?;
+    let skipped = file.metadata()?.len().saturating_sub(most);
+    file.seek(SeekFrom::Start(skipped))?;
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes)?;
+    let rest_of_character = if skipped == 0 { 0 } else { bytes.iter().take(3).take_while(|byte| (0x80..0xc0).contains(*byte)).count() };
+    Ok(String::from_utf8_lossy(&bytes[rest_of_character..]).into_owned())
 }
 
 #[cfg(test)]

@@ -25,12 +25,18 @@ pub struct RunRow {
     exit_status: Option<i32>,
     reason: Option<String>,
     samples: u64,
-    /// The end of it; all of it is under `/log`.
-    log: Option<String>,
     /// Unix milliseconds.
     started: i64,
     ended: Option<i64>,
     candidate: Option<ModelRef>,
+}
+
+#[derive(Serialize)]
+pub struct OneRun {
+    #[serde(flatten)]
+    run: RunRow,
+    /// The end of it; all of it is under `/log`.
+    log: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -45,16 +51,18 @@ pub struct Started {
 }
 
 pub async fn list(State(control): State<Control>) -> Result<Json<Vec<RunRow>>, Problem> {
-    Ok(Json(control.db.runs().await?.into_iter().map(|run| row(&control, run)).collect()))
+    Ok(Json(control.db.runs().await?.into_iter().map(RunRow::from).collect()))
 }
 
-pub async fn one(State(control): State<Control>, Path(id): Path<i64>) -> Result<Json<RunRow>, Problem> {
+pub async fn one(State(control): State<Control>, Path(id): Path<i64>) -> Result<Json<OneRun>, Problem> {
     let found = control.db.runs().await?.into_iter().find(|run| run.id == RunId(id));
-    found.map(|run| Json(row(&control, run))).ok_or_else(|| Problem::not_found(format!("there is no run {id}")))
+    let run = found.ok_or_else(|| Problem::not_found(format!("there is no run {id}")))?;
+    let log = control.pipeline.log_tail(run.id).await;
+    Ok(Json(OneRun { run: run.into(), log }))
 }
 
 pub async fn log(State(control): State<Control>, Path(id): Path<i64>) -> Result<impl IntoResponse + use<>, Problem> {
-    let log = control.pipeline.log(RunId(id)).ok_or_else(|| Problem::not_found(format!("run {id} has no log")))?;
+    let log = control.pipeline.log(RunId(id)).await.ok_or_else(|| Problem::not_found(format!("run {id} has no log")))?;
     Ok(([(CONTENT_TYPE, "text/plain; charset=utf-8")], log))
 }
 
@@ -63,11 +71,12 @@ pub async fn trigger(State(control): State<Control>, Json(asked): Json<Asked>) -
     Ok((StatusCode::ACCEPTED, Json(Started { id })))
 }
 
-fn row(control: &Control, run: RetrainRun) -> RunRow {
-    let log = control.pipeline.log_tail(run.id);
-    let RetrainRun { id, job, state, exit_status, reason, samples, started, ended, candidate } = run;
-    let (id, started, ended) = (id.0.to_string(), started.0, ended.map(|ended| ended.0));
-    RunRow { id, job, state, exit_status, reason, samples, log, started, ended, candidate }
+impl From<RetrainRun> for RunRow {
+    fn from(run: RetrainRun) -> Self {
+        let RetrainRun { id, job, state, exit_status, reason, samples, started, ended, candidate } = run;
+        let (id, started, ended) = (id.0.to_string(), started.0, ended.map(|ended| ended.0));
+        Self { id, job, state, exit_status, reason, samples, started, ended, candidate }
+    }
 }
 
 impl From<TriggerError> for Problem {

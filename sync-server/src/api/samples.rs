@@ -9,7 +9,7 @@ use axum::{
     response::IntoResponse,
 };
 use serde::Deserialize;
-use wayside_common::id::SlotName;
+use wayside_common::{id::SlotName, record::MAX_LABEL};
 
 use super::{Shared, problem::Problem};
 use crate::{
@@ -19,7 +19,6 @@ use crate::{
 
 const LIMIT: u32 = 200;
 const MAX_LIMIT: u32 = 10_000;
-const MAX_LABEL: usize = 64;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

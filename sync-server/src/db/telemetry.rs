@@ -55,6 +55,16 @@ pub struct HelloReceipt {
     pub alert: Option<String>,
 }
 
+/// What became of a thumbnail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PictureReceipt {
+    Kept,
+    /// A newer one is there.
+    Late,
+    /// The device has not said that it has such a slot.
+    NoSlot,
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Device {
     pub id: DeviceId,
@@ -297,7 +307,7 @@ pub trait Telemetry: Send + Sync {
     async fn nobody_is_online(&self) -> anyhow::Result<()>;
     async fn set_slots(&self, device: &DeviceId, slots: &[SlotStatus], now: Wall) -> anyhow::Result<()>;
     async fn set_storage_fault(&self, device: &DeviceId) -> anyhow::Result<()>;
-    async fn keep_thumbnail(&self, device: &DeviceId, thumbnail: &Thumbnail, now: Wall) -> anyhow::Result<()>;
+    async fn keep_thumbnail(&self, device: &DeviceId, thumbnail: &Thumbnail, now: Wall) -> anyhow::Result<PictureReceipt>;
 
     async fn devices(&self) -> anyhow::Result<Vec<Device>>;
     async fn device(&self, device: &DeviceId) -> anyhow::Result<Option<Device>>;

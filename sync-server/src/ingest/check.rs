@@ -1,27 +1,25 @@
 //! What a packet of a device must satisfy before the store sees it.
 //!
 //! Invariant: plain functions of the packet; whatever passes can be stored, listed as JSON and unpacked again without another check.
-//! Not here: the stream's row (`common::sync::receiver`), signatures.
+//! Not here: the limits that devices keep as well (`common::record`), the stream's row (`common::sync::receiver`), signatures.
 
 use wayside_common::{
     block::Block,
     fleet::Hello,
-    record::{Answer, Batch, Body, Frame, NoAnswer, Prediction, Report, Sample, Sketch},
+    record::{
+        Answer, Batch, Body, Frame, MAX_EMBEDDING, MAX_ITEM, MAX_LABEL, MAX_NUMBER, MAX_REASON, MAX_SAMPLE_JPEG, NoAnswer, Prediction,
+        Report, Sample, Sketch,
+    },
     schedule::Position,
     sketch::histogram::BINS,
     topic::Up,
     wire::{FromDevice, Thumbnail},
 };
 
-/// Numbers up to here are the same in SQLite, JSON and JavaScript.
-pub const MAX_NUMBER: u64 = 1 << 53;
 pub const MAX_RECORDS: u64 = 10_000;
-pub const MAX_ITEM: usize = 256;
+/// Of a column and of its unit.
 pub const MAX_NAME: usize = 64;
-pub const MAX_REASON: usize = 4096;
-pub const MAX_SAMPLE: usize = 64 * 1024;
 pub const MAX_THUMBNAIL: usize = 16 * 1024;
-pub const MAX_EMBEDDING: usize = 4096;
 /// Slots of one device, and streams of one epoch.
 pub const MAX_SLOTS: usize = 32;
 pub const MAX_HOLDS: usize = 4096;
@@ -58,7 +56,7 @@ pub fn batch(batch: &Batch) -> Result<(), String> {
 }
 
 pub fn hello(hello: &Hello) -> Result<(), String> {
-    text("agent version", &hello.agent_version, MAX_NAME)?;
+    text("agent version", &hello.agent_version, MAX_LABEL)?;
     if hello.slots.len() > MAX_SLOTS {
         return Err(format!("{} slots, and {MAX_SLOTS} are allowed", hello.slots.len()));
     }
@@ -88,7 +86,7 @@ pub fn hello(hello: &Hello) -> Result<(), String> {
 
 pub fn thumbnail(thumbnail: &Thumbnail) -> Result<(), String> {
     position(thumbnail.position)?;
-    text("label", thumbnail.label.as_deref().unwrap_or_default(), MAX_NAME)?;
+    text("label", thumbnail.label.as_deref().unwrap_or_default(), MAX_LABEL)?;
     picture(&thumbnail.jpeg, MAX_THUMBNAIL)
 }
 
@@ -98,7 +96,7 @@ fn report(report: &Report) -> Result<(), String> {
         record::Fact::{Active, SourceFault, Started, Stopping, StorageFault, Update, WorkerDied},
     };
     match &report.fact {
-        Started { agent_version } => text("agent version", agent_version, MAX_NAME),
+        Started { agent_version } => text("agent version", agent_version, MAX_LABEL),
         Update(update) => {
             number(update.generation.0)?;
             text("target", update.target.as_deref().unwrap_or_default(), MAX_ITEM)?;
@@ -128,7 +126,7 @@ fn prediction(prediction: &Prediction) -> Result<(), String> {
 }
 
 fn sketch(sketch: &Sketch) -> Result<(), String> {
-    text("feature", &sketch.feature, MAX_NAME)?;
+    text("feature", &sketch.feature, MAX_LABEL)?;
     number(sketch.window)?;
     if sketch.counts.len() == BINS { Ok(()) } else { Err(format!("{} bins in a sketch, and {BINS} are right", sketch.counts.len())) }
 }
@@ -136,11 +134,11 @@ fn sketch(sketch: &Sketch) -> Result<(), String> {
 fn sample(sample: &Sample) -> Result<(), String> {
     position(sample.position)?;
     text("item", &sample.item, MAX_ITEM)?;
-    text("label", &sample.answer.label, MAX_NAME)?;
+    text("label", &sample.answer.label, MAX_LABEL)?;
     if sample.embedding.len() > MAX_EMBEDDING || sample.embedding.iter().any(|value| !value.is_finite()) {
         return Err("an embedding that is too long or not finite".into());
     }
-    picture(&sample.jpeg, MAX_SAMPLE)
+    picture(&sample.jpeg, MAX_SAMPLE_JPEG)
 }
 
 fn block(block: &Block) -> Result<(), String> {
@@ -156,7 +154,7 @@ fn block(block: &Block) -> Result<(), String> {
 }
 
 fn answer(answer: &Result<Answer, NoAnswer>) -> Result<(), String> {
-    answer.as_ref().map_or(Ok(()), |answer| text("label", &answer.label, MAX_NAME))
+    answer.as_ref().map_or(Ok(()), |answer| text("label", &answer.label, MAX_LABEL))
 }
 
 fn picture(jpeg: &[u8], max: usize) -> Result<(), String> {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use wayside_common::{
     gap::{Extent, Gap, Reason},
     id::Epoch,
+    record::{MAX_ITEM, MAX_REASON, MAX_SAMPLE_JPEG},
     sync::receiver::{Ack, MAX_RANGES},
 };
 
@@ -235,7 +236,7 @@ async fn what_breaks_a_rule_is_refused_and_leaves_nothing() {
     let mut held_above = fixture::batch("cam0.frames", 0, fixture::frames(0..2));
     held_above.lowest_held = 1;
     let Body::Samples(mut big) = fixture::samples(0..1) else { unreachable!("samples") };
-    big[0].jpeg.resize(check::MAX_SAMPLE + 1, 0);
+    big[0].jpeg.resize(MAX_SAMPLE_JPEG + 1, 0);
     let Body::Sketches(mut thin) = fixture::sketches(0..1) else { unreachable!("sketches") };
     thin[0].counts.pop();
     let cases = [
@@ -243,7 +244,7 @@ async fn what_breaks_a_rule_is_refused_and_leaves_nothing() {
         fixture::batch("cam0.frames", 0, Body::Frames(Vec::new())),
         fixture::batch("cam0.frames", u64::MAX, fixture::frames(0..2)),
         held_above,
-        frame_batch(|frames| frames[0].item = "x".repeat(check::MAX_ITEM + 1)),
+        frame_batch(|frames| frames[0].item = "x".repeat(MAX_ITEM + 1)),
         frame_batch(|frames| frames[1].position.0 = u64::MAX),
         fixture::batch("cam0.samples", 0, Body::Samples(big)),
         fixture::batch("cam0.sketches", 0, Body::Sketches(thin)),
@@ -252,6 +253,20 @@ async fn what_breaks_a_rule_is_refused_and_leaves_nothing() {
         assert!(matches!(bench.send(batch).await, Taken::Refused(_)), "{:?} {}", batch.stream, batch.first_seq);
     }
     assert_eq!(bench.db.devices().await.expect("readable"), []);
+}
+
+#[tokio::test]
+async fn what_a_device_brought_inside_the_limits_is_taken() {
+    let bench = Bench::new();
+    let fault = |reason: String| Fact::StorageFault { store: "spool".into(), reason };
+    let batch = |fact| {
+        let Body::Reports(mut reports) = fixture::reports() else { unreachable!("reports") };
+        reports[0].fact = fact;
+        fixture::batch("agent.reports", 0, Body::Reports(reports))
+    };
+    let long = fault("ä".repeat(MAX_REASON));
+    assert!(matches!(bench.send(&batch(long.clone())).await, Taken::Refused(_)));
+    bench.acked(&batch(long.within_limits())).await;
 }
 
 #[tokio::test]
@@ -406,16 +421,36 @@ async fn a_device_that_this_process_has_not_heard_of_is_asked_to_say_hello() {
 }
 
 #[tokio::test]
-async fn the_newest_thumbnail_is_kept() {
+async fn of_the_slots_that_a_device_named_the_newest_thumbnail_is_kept() {
     let bench = Bench::new();
-    for position in [3, 9] {
-        let bytes = wire::encode(&FromDevice::Thumbnail(fixture::thumbnail(position)));
-        assert!(matches!(bench.intake.take(&bench.cam, Up::Blob, &bytes).await, Taken::Committed(_)));
+    let send = async |thumbnail: Thumbnail| {
+        let taken = bench.intake.take(&bench.cam, Up::Blob, &wire::encode(&FromDevice::Thumbnail(thumbnail))).await;
+        matches!(taken, Taken::Committed(_))
+    };
+    let kept = async || {
+        let latest = bench.db.latest(&bench.cam).await.expect("readable");
+        latest.thumbnails.into_iter().map(|row| (row.slot, row.position)).collect::<Vec<_>>()
+    };
+    assert!(!send(fixture::thumbnail(3)).await, "no slot is named yet");
+    assert_eq!(kept().await, []);
+    let mut hello = fixture::hello();
+    bench.hello(&hello).await;
+    assert!(!send(Thumbnail { slot: "other".parse().expect("a slot"), ..fixture::thumbnail(3) }).await);
+    for position in [3, 9, 4] {
+        let jpeg = vec![0xff, 0xd8, position as u8];
+        assert!(send(Thumbnail { jpeg, ..fixture::thumbnail(position) }).await, "{position}");
     }
-    let latest = bench.db.latest(&bench.cam).await.expect("readable");
-    assert_eq!(latest.thumbnails.iter().map(|t| t.position).collect::<Vec<_>>(), [9]);
+    assert_eq!(kept().await, [("vehicles".to_owned(), 9)], "4 came late");
     let slot = "vehicles".parse().expect("a slot");
-    assert_eq!(bench.db.thumbnail(&bench.cam, &slot).await.expect("readable"), Some(fixture::thumbnail(9).jpeg));
+    assert_eq!(bench.db.thumbnail(&bench.cam, &slot).await.expect("readable"), Some(vec![0xff, 0xd8, 9]));
+
+    hello.epoch.counter += 1;
+    bench.hello(&hello).await;
+    assert!(send(fixture::thumbnail(0)).await);
+    assert_eq!(kept().await, [("vehicles".to_owned(), 0)], "positions may start anew with an epoch");
+    hello.slots[0].slot = "other".parse().expect("a slot");
+    bench.hello(&hello).await;
+    assert_eq!(kept().await, [], "a slot that is gone has no picture");
 }
 
 #[tokio::test]

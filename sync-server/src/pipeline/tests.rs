@@ -59,7 +59,10 @@ async fn a_job_sees_its_dataset_and_its_failure_is_kept_with_its_log() {
     label_one(&pipeline).await;
     let run = ended(&pipeline).await;
     assert_eq!((run.state, run.exit_status, run.samples), (RunState::Failed, Some(5), 1));
-    let log = pipeline.log(run.id).unwrap();
+    let folder = pipeline.run_folder(run.id);
+    let left: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["log.txt"], "what can be made again is removed");
+    let log = pipeline.log(run.id).await.unwrap();
     for part in ["\"label\":\"car\"", "\"embedding\":[0.5,", "000000.jpg", "manifest.toml", "version 2"] {
         assert!(log.contains(part), "{part} in {log}");
     }
@@ -76,6 +79,30 @@ async fn a_package_that_fails_its_golden_samples_is_no_candidate() {
     assert_eq!((run.state, run.exit_status, run.candidate), (RunState::Failed, Some(0), None));
     assert!(run.reason.unwrap().contains("golden"));
     assert_eq!(pipeline.db.models().await.unwrap().len(), 0);
+    assert!(pipeline.run_folder(run.id).join("output/manifest.toml").exists(), "a refused package stays to be looked at");
+}
+
+#[test]
+fn the_end_of_a_log_is_short_and_whole_characters() {
+    struct Case {
+        log: &'static str,
+        most: u64,
+        tail: &'static str,
+    }
+    let cases = [
+        Case { log: "", most: 4, tail: "" },
+        Case { log: "abc", most: 4, tail: "abc" },
+        Case { log: "abcdefg", most: 4, tail: "defg" },
+        Case { log: "a€€", most: 4, tail: "€" },
+        Case { log: "a€€", most: 2, tail: "" },
+        Case { log: "a€€", most: u64::MAX, tail: "a€€" },
+    ];
+    let scratch = Scratch::new();
+    let path = scratch.path().join("log.txt");
+    for case in cases {
+        fs::write(&path, case.log).unwrap();
+        assert_eq!(tail(&path, case.most).unwrap(), case.tail, "{:?} {}", case.log, case.most);
+    }
 }
 
 #[tokio::test]
@@ -93,9 +120,11 @@ async fn nothing_is_run_without_a_labelled_sample_or_for_a_job_that_is_not_confi
 async fn runs_that_a_stop_cut_off_have_failed_at_the_next_start() {
     let scratch = Scratch::new();
     let first = pipeline(&scratch, "true").await;
-    first.db.start_run("head", clock::wall()).await.unwrap();
+    let cut_off = first.run_folder(first.db.start_run("head", clock::wall()).await.unwrap());
+    fs::create_dir_all(cut_off.join("dataset/images")).unwrap();
     let again =
         Pipeline::open(first.db.clone(), first.packages.clone(), Events::default(), vec![], scratch.path().join("retrain")).await.unwrap();
     let run = again.db.runs().await.unwrap().remove(0);
     assert_eq!((run.state, run.reason.as_deref()), (RunState::Failed, Some("the server stopped while it ran")));
+    assert!(cut_off.exists() && !cut_off.join("dataset").exists());
 }

@@ -25,8 +25,8 @@ use wayside_common::{
 use crate::db::{
     sqlite::Sqlite,
     telemetry::{
-        After, Arrival, Device, FrameRow, GapEntry, HelloReceipt, Latest, Page, PredictionRow, Range, Readings, Receipt, ReportRow,
-        SampleContent, SampleFilter, SampleRow, SketchSum, StreamContent, Telemetry,
+        After, Arrival, Device, FrameRow, GapEntry, HelloReceipt, Latest, Page, PictureReceipt, PredictionRow, Range, Readings, Receipt,
+        ReportRow, SampleContent, SampleFilter, SampleRow, SketchSum, StreamContent, Telemetry,
     },
 };
 
@@ -156,6 +156,9 @@ CREATE TABLE thumbnail (
 ) STRICT;
 ";
 
+/// The device's epoch when a picture came: positions may start anew with an epoch, so they are compared within one.
+pub const SCHEMA_3: &str = "ALTER TABLE thumbnail ADD COLUMN epoch TEXT NOT NULL DEFAULT '';";
+
 /// Reads the store's incarnation, making it at the first start.
 pub fn incarnation(connection: &mut Connection) -> anyhow::Result<u64> {
     let known = connection.query_row("SELECT incarnation FROM server", [], |row| row.get::<_, i64>(0)).optional()?;
@@ -233,7 +236,7 @@ impl Telemetry for Sqlite {
         self.write(move |tx| Ok(tx.execute("UPDATE device SET storage_fault = 1 WHERE id = ?1", params![id.as_str()]).map(drop)?)).await
     }
 
-    async fn keep_thumbnail(&self, device: &DeviceId, thumbnail: &Thumbnail, now: Wall) -> anyhow::Result<()> {
+    async fn keep_thumbnail(&self, device: &DeviceId, thumbnail: &Thumbnail, now: Wall) -> anyhow::Result<PictureReceipt> {
         let (id, thumbnail) = (device.clone(), thumbnail.clone());
         self.write(move |tx| device::keep_thumbnail(tx, &id, &thumbnail, now)).await
     }

@@ -11,7 +11,7 @@ use wayside_common::{
 };
 
 use super::{digest, int, ledger, name};
-use crate::db::telemetry::{Device, HelloReceipt, ThumbnailRow};
+use crate::db::telemetry::{Device, HelloReceipt, PictureReceipt, ThumbnailRow};
 
 pub fn presence(tx: &Transaction, device: &DeviceId, online: bool, now: Wall) -> anyhow::Result<()> {
     tx.execute(
@@ -63,7 +63,13 @@ fn restored(now: &Epoch, last: &str, last_counter: u32) -> Option<String> {
 
 pub fn replace_slots(tx: &Transaction, device: &DeviceId, slots: &[SlotStatus]) -> anyhow::Result<()> {
     tx.execute("DELETE FROM slot WHERE device = ?1", params![device.as_str()])?;
-    slots.iter().try_for_each(|status| put_slot(tx, device, status))
+    slots.iter().try_for_each(|status| put_slot(tx, device, status))?;
+    // A device has as many pictures as it has slots, whatever names it had before.
+    tx.execute(
+        "DELETE FROM thumbnail WHERE device = ?1 AND slot NOT IN (SELECT slot FROM slot WHERE device = ?1)",
+        params![device.as_str()],
+    )?;
+    Ok(())
 }
 
 fn put_slot(tx: &Transaction, device: &DeviceId, status: &SlotStatus) -> anyhow::Result<()> {
@@ -127,15 +133,20 @@ fn slots(tx: &Transaction, device: &DeviceId) -> anyhow::Result<Vec<SlotStatus>>
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// The latest replaces the one before; an older one that comes late does not.
-pub fn keep_thumbnail(tx: &Transaction, device: &DeviceId, thumbnail: &Thumbnail, now: Wall) -> anyhow::Result<()> {
-    tx.execute(
-        "INSERT INTO thumbnail (device, slot, position, received, label, jpeg) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+/// The latest replaces the one before; an older one of the same epoch that comes late does not.
+pub fn keep_thumbnail(tx: &Transaction, device: &DeviceId, thumbnail: &Thumbnail, now: Wall) -> anyhow::Result<PictureReceipt> {
+    let (id, slot) = (device.as_str(), thumbnail.slot.as_str());
+    let sql = "SELECT coalesce(epoch, '') FROM device JOIN slot ON slot.device = id WHERE id = ?1 AND slot = ?2";
+    let Some(epoch) = tx.query_row(sql, params![id, slot], |row| row.get::<_, String>(0)).optional()? else {
+        return Ok(PictureReceipt::NoSlot);
+    };
+    let kept = tx.execute(
+        "INSERT INTO thumbnail (device, slot, position, received, label, jpeg, epoch) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
          ON CONFLICT (device, slot) DO UPDATE SET position = excluded.position, received = excluded.received, label = excluded.label,
-         jpeg = excluded.jpeg",
-        params![device.as_str(), thumbnail.slot.as_str(), int(thumbnail.position.0)?, now.0, thumbnail.label, thumbnail.jpeg],
+         jpeg = excluded.jpeg, epoch = excluded.epoch WHERE excluded.epoch <> epoch OR excluded.position > position",
+        params![id, slot, int(thumbnail.position.0)?, now.0, thumbnail.label, thumbnail.jpeg, epoch],
     )?;
-    Ok(())
+    Ok(if kept == 1 { PictureReceipt::Kept } else { PictureReceipt::Late })
 }
 
 pub fn thumbnails(tx: &Transaction, device: &DeviceId) -> anyhow::Result<Vec<ThumbnailRow>> {

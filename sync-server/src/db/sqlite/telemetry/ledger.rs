@@ -115,17 +115,23 @@ pub fn streams_with_loss(tx: &Transaction, device: &DeviceId, hello: &Hello) -> 
 /// Computed anew each time, so that a ledger that comes later takes it back.
 fn lost(tx: &Transaction, device: &DeviceId) -> anyhow::Result<Vec<GapEntry>> {
     let mut statement = tx.prepare(
-        "SELECT epoch, epoch_counter, stream, max(held) FROM (
-             SELECT epoch, epoch_counter, stream, lowest_held AS held FROM hold WHERE device = ?1
+        "SELECT epoch, epoch_counter, stream, max(held), max(watermark), max(ranges), max(records) FROM (
+             SELECT epoch, epoch_counter, stream, lowest_held AS held, 0 AS watermark, NULL AS ranges, 0 AS records FROM hold
+             WHERE device = ?1
              UNION ALL
-             SELECT epoch, epoch_counter, source.name || '.' || kind, watermark FROM stream JOIN source ON source.id = stream.source
-             WHERE stream.device = ?1)
+             SELECT epoch, epoch_counter, source.name || '.' || kind, watermark, watermark, ranges, records FROM stream
+             JOIN source ON source.id = stream.source WHERE stream.device = ?1)
          GROUP BY epoch, epoch_counter, stream ORDER BY epoch_counter, epoch, stream",
     )?;
-    let rows = statement.query_map(params![device.as_str()], |row| Ok((row.get(0)?, row.get(2)?, row.get::<_, i64>(3)? as u64)))?;
-    let streams: Vec<(String, String, u64)> = rows.collect::<Result<_, _>>()?;
+    let mut rows = statement.query(params![device.as_str()])?;
     let mut lost = Vec::new();
-    for (epoch, stream, end) in streams {
+    while let Some(row) = rows.next()? {
+        let (epoch, stream): (String, String) = (row.get(0)?, row.get(2)?);
+        let (end, watermark, records) = (row.get::<_, i64>(3)? as u64, row.get::<_, i64>(4)? as u64, row.get::<_, i64>(6)? as u64);
+        // Below its watermark a stream that was never told to skip has every record: nothing to look for, and no batch to read.
+        if end <= watermark && records >= watermark + above(row.get(5)?)? {
+            continue;
+        }
         let stored = stored(tx, device, &epoch, &stream)?;
         let mut explained: Vec<(u64, u64)> = stored.iter().map(|run| (run.from, run.to)).collect();
         explained.extend(exact(tx, device, &epoch, &stream)?);
@@ -146,6 +152,12 @@ fn lost(tx: &Transaction, device: &DeviceId) -> anyhow::Result<Vec<GapEntry>> {
         }
     }
     Ok(lost)
+}
+
+/// How many records a stream's row has above its watermark.
+fn above(ranges: Option<Vec<u8>>) -> anyhow::Result<u64> {
+    let ranges = ranges.map_or(Ok(Vec::new()), |bytes| wire::decode::<Vec<(u64, u64)>>(&bytes))?;
+    Ok(ranges.iter().map(|(from, to)| to - from).sum())
 }
 
 /// Stored seqs `from..to`, and the wall times of the first and the last.
