@@ -100,6 +100,19 @@ async fn until<const N: usize>() -> [u32; N] {
     }
 }
 
+/// Stops a worker, and returns when none of its threads runs any more: from then on nobody takes what is in its pipe.
+async fn stop(worker: u32) {
+    signal(worker, "STOP");
+    let deadline = Instant::now() + DEADLINE;
+    while !fs::read_dir(format!("/proc/{worker}/task")).unwrap().flatten().all(|thread| {
+        let status = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        status.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+    }) {
+        assert!(Instant::now() < deadline, "{worker} does not stop");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
 async fn one_worker() -> u32 {
     let [worker] = until().await;
     worker
@@ -120,7 +133,7 @@ async fn a_worker_may_die_hang_and_be_exchanged_and_every_question_has_one_answe
 
     eprintln!("killed in the middle of a question");
     let first = one_worker().await;
-    signal(first, "STOP");
+    stop(first).await;
     let (answer, ()) = tokio::join!(rig.judge(), async {
         asked(first).await;
         signal(first, "KILL");
@@ -175,7 +188,7 @@ async fn a_worker_may_die_hang_and_be_exchanged_and_every_question_has_one_answe
 
     eprintln!("a worker that hangs is killed, and the next life answers");
     let mut rig = Rig::start("vehicles", Duration::from_millis(200)).await;
-    signal(one_worker().await, "STOP");
+    stop(one_worker().await).await;
     assert_eq!(rig.judge().await, Err(NoAnswer::Timeout));
     assert!(rig.died().await.contains("in time"));
     assert_eq!(rig.judge().await, Ok(label));
