@@ -3,18 +3,30 @@
 //! Invariant: every connection has a client of its own, so nothing of a dead connection is sent on the next one; what is in
 //! RAM is bounded by the limits below, both ways. TLS comes with enrolment. Not here: deciding that a link is wedged (`uplink`).
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use rumqttc::v5::{
     AsyncClient, Event, EventLoop, MqttOptions,
     mqttbytes::{
         QoS,
-        v5::{Filter, LastWill, LastWillProperties, Packet},
+        v5::{Filter, LastWill, LastWillProperties, Packet, SubAck, SubscribeReasonCode},
     },
 };
 use serde::{Deserialize, Deserializer, de::Error as _};
-use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
+use tokio::{
+    sync::mpsc,
+    task::JoinHandle,
+    time::{Instant, timeout, timeout_at},
+};
 use wayside_common::{
     backoff::full_jitter,
     id::{DeviceId, FleetId},
@@ -80,6 +92,10 @@ const QUEUE: usize = 64;
 const OVERHEAD: usize = 512;
 const BACKOFF_BASE: Duration = Duration::from_millis(200);
 const BACKOFF_CAP: Duration = Duration::from_secs(3);
+/// A connection that stood so long is a good one; before, the waits between tries go on growing.
+const STEADY: Duration = Duration::from_secs(30);
+/// From CONNACK to SUBACK.
+const SUBSCRIBE_WITHIN: Duration = Duration::from_secs(10);
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 
 /// See the module.
@@ -100,7 +116,13 @@ enum Happened {
 impl Mqtt {
     /// Starts to connect at once.
     pub fn start(config: &Config, fleet: &FleetId, device: &DeviceId) -> Self {
-        let driver = Driver { broker: config.broker.clone(), fleet: fleet.clone(), device: device.clone() };
+        let driver = Driver {
+            broker: config.broker.clone(),
+            fleet: fleet.clone(),
+            device: device.clone(),
+            subscribe_within: SUBSCRIBE_WITHIN,
+            tries: Arc::default(),
+        };
         let (task, happened) = driver.clone().spawn();
         Self { driver, client: None, happened, task }
     }
@@ -167,6 +189,9 @@ struct Driver {
     broker: BrokerUrl,
     fleet: FleetId,
     device: DeviceId,
+    subscribe_within: Duration,
+    /// Tries since the last good connection; a new client goes on counting.
+    tries: Arc<AtomicU32>,
 }
 
 impl Driver {
@@ -176,33 +201,49 @@ impl Driver {
     }
 
     async fn run(self, tell: mpsc::Sender<Happened>) {
-        let mut attempt = 0;
         loop {
+            let tries = self.tries.fetch_add(1, Relaxed);
+            if tries > 0 {
+                let random = getrandom::u64().unwrap_or(u64::MAX);
+                tokio::time::sleep(full_jitter(BACKOFF_BASE, BACKOFF_CAP, tries - 1, random)).await;
+            }
             let (client, events) = AsyncClient::new(self.options(), QUEUE);
-            let (was_up, reason) = self.drive(client, events, &tell).await;
+            let reason = self.drive(client, events, &tell).await;
             if tell.send(Happened::Down(reason)).await.is_err() {
                 return;
             }
-            attempt = if was_up { 0 } else { attempt + 1 };
-            let random = getrandom::u64().unwrap_or(u64::MAX);
-            tokio::time::sleep(full_jitter(BACKOFF_BASE, BACKOFF_CAP, attempt, random)).await;
         }
     }
 
-    /// Until the connection ends; gives whether it ever stood, and why it ended.
-    async fn drive(&self, client: AsyncClient, mut events: EventLoop, tell: &mpsc::Sender<Happened>) -> (bool, String) {
-        let mut was_up = false;
+    /// Until the connection ends; gives why it ended.
+    async fn drive(&self, client: AsyncClient, mut events: EventLoop, tell: &mpsc::Sender<Happened>) -> String {
+        let (mut subscribed_by, mut up_since) = (None, None);
         loop {
-            let happened = match events.poll().await {
+            let polled = match subscribed_by {
+                None => events.poll().await,
+                Some(by) => match timeout_at(by, events.poll()).await {
+                    Ok(polled) => polled,
+                    Err(_) => return "the broker does not answer the subscription".into(),
+                },
+            };
+            // The next wait is then a short one; it is one, because others lost their connection at the same time.
+            if up_since.is_some_and(|since: Instant| since.elapsed() >= STEADY) {
+                self.tries.store(1, Relaxed);
+            }
+            let happened = match polled {
                 Ok(Event::Incoming(Packet::ConnAck(_))) => {
                     if client.try_subscribe_many(self.filters()).is_err() {
-                        return (was_up, "no room to subscribe".into());
+                        return "no room to subscribe".into();
                     }
+                    subscribed_by = Some(Instant::now() + self.subscribe_within);
                     continue;
                 }
                 // Only now do answers find their way; so nothing is said before.
-                Ok(Event::Incoming(Packet::SubAck(_))) => {
-                    was_up = true;
+                Ok(Event::Incoming(Packet::SubAck(ack))) => {
+                    if let Some(reason) = refusal(&ack) {
+                        return reason;
+                    }
+                    (subscribed_by, up_since) = (None, Some(Instant::now()));
                     Happened::Up(client.clone())
                 }
                 Ok(Event::Incoming(Packet::Publish(publish))) => match std::str::from_utf8(&publish.topic).map(Topic::from_str) {
@@ -213,10 +254,10 @@ impl Driver {
                     }
                 },
                 Ok(_) => continue,
-                Err(error) => return (was_up, error.to_string()),
+                Err(error) => return error.to_string(),
             };
             if tell.send(happened).await.is_err() {
-                return (was_up, "nobody listens".into());
+                return "nobody listens".into();
             }
         }
     }
@@ -252,9 +293,88 @@ impl Driver {
     }
 }
 
+/// Why the broker refuses a subscription, if it does.
+fn refusal(ack: &SubAck) -> Option<String> {
+    let refused = ack.return_codes.iter().find(|code| !matches!(code, SubscribeReasonCode::Success(_)))?;
+    Some(format!("the broker refuses the subscription: {refused:?}"))
+}
+
 #[cfg(test)]
 mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+        sync::Notify,
+    };
+
     use super::*;
+
+    const CONNACK: &[u8] = &[0x20, 3, 0, 0, 0];
+
+    /// A client whose broker answers its first packet with CONNACK and its second with `suback`, and ends each connection when told.
+    async fn connect(suback: Option<&'static [u8]>) -> (Mqtt, Arc<Notify>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let driver = Driver {
+            broker: BrokerUrl { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port() },
+            fleet: "demo".parse().unwrap(),
+            device: "cam-1".parse().unwrap(),
+            // Short only where nothing comes: a slow machine is not a silent broker.
+            subscribe_within: if suback.is_some() { SUBSCRIBE_WITHIN } else { Duration::from_millis(50) },
+            tries: Arc::default(),
+        };
+        let end = Arc::new(Notify::new());
+        let told = Arc::clone(&end);
+        tokio::spawn(async move {
+            let mut bytes = [0; 1024];
+            while let Ok((mut socket, _)) = listener.accept().await {
+                let _ = socket.read(&mut bytes).await;
+                let _ = socket.write_all(CONNACK).await;
+                let _ = socket.read(&mut bytes).await;
+                if let Some(suback) = suback {
+                    let _ = socket.write_all(suback).await;
+                }
+                told.notified().await;
+            }
+        });
+        let (task, happened) = driver.clone().spawn();
+        (Mqtt { driver, client: None, happened, task }, end)
+    }
+
+    #[tokio::test]
+    async fn a_session_stands_only_when_the_broker_takes_the_subscription() {
+        struct Case {
+            suback: Option<&'static [u8]>,
+            says: Option<&'static str>,
+        }
+        let cases = [
+            Case { suback: Some(&[0x90, 5, 0, 1, 0, 1, 1]), says: None },
+            Case { suback: Some(&[0x90, 5, 0, 1, 0, 1, 0x87]), says: Some("refuses") },
+            Case { suback: None, says: Some("does not answer") },
+        ];
+        for Case { suback, says } in cases {
+            let (mut link, _) = connect(suback).await;
+            match (link.next().await, says) {
+                (LinkEvent::Up, None) => {}
+                (LinkEvent::Down(reason), Some(says)) => assert!(reason.contains(says), "{reason}"),
+                (other, _) => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_ends_soon_does_not_end_the_growth_of_the_waits() {
+        let (mut link, end) = connect(Some(&[0x90, 5, 0, 1, 0, 1, 1])).await;
+        for _ in 0..2 {
+            assert_eq!(link.next().await, LinkEvent::Up);
+            end.notify_one();
+            assert!(matches!(link.next().await, LinkEvent::Down(_)));
+        }
+        assert_eq!(link.next().await, LinkEvent::Up);
+        link.rebuild();
+        end.notify_one();
+        assert_eq!(link.next().await, LinkEvent::Up);
+        assert_eq!(link.driver.tries.load(Relaxed), 4);
+    }
 
     #[test]
     fn a_broker_address_inverts_and_a_bad_one_is_refused() {
