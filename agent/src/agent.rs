@@ -91,15 +91,15 @@ impl Agent {
         let clock = Clock::start();
         let started = clock.wall();
         let Opening { state, spool, sources, begun, memory, present, slots } = open(&config, clock)?;
-        let mut sender = Sender::new(uplink::LIMITS);
+        let mut sender = Sender::new(uplink::LIMITS, begun.epoch.nonce);
         for held in state.held()?.into_iter().chain(spool.held()?) {
-            sender.handle(clock.mono(), Event::Held { key: held.key, end_seq: held.end_seq });
+            sender.handle(clock.mono(), Event::Held { key: held.key, end_seq: held.end_seq, bytes: held.bytes });
         }
         let (storage_fault, storage_fault_seen) = watch::channel(state.storage_fault()?);
         let (state, spool) = (Store::new(state), Store::new(spool));
         let (held, held_seen) = mpsc::channel(HELD);
         let (cuts, cuts_seen) = mpsc::channel(CUTS);
-        let (damaged, damaged_seen) = mpsc::channel(8);
+        let (given_up, given_up_seen) = mpsc::channel(8);
         let (outbox, outbox_seen) = mpsc::channel(OUTBOX);
         let (arrived, arrived_seen) = mpsc::channel(OUTBOX);
         let (installed, installed_seen) = watch::channel(installed(&memory));
@@ -122,14 +122,14 @@ impl Agent {
             held: held_seen,
             outbox: outbox_seen,
             arrived,
-            damaged,
+            given_up,
             hello_due,
             installed: installed_seen,
             storage_fault: storage_fault_seen,
             stop: stop_seen,
         };
         let uplink = tokio::spawn(uplink.run());
-        let keeper = Keeper { spool, reporter: reporter.clone(), cuts: cuts_seen, damaged: damaged_seen, storage_fault };
+        let keeper = Keeper { spool, reporter: reporter.clone(), cuts: cuts_seen, given_up: given_up_seen, storage_fault };
         let keeper = tokio::spawn(keeper.run());
         reporter.report(Fact::Started { agent_version: env!("CARGO_PKG_VERSION").into() }).await;
 

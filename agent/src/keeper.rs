@@ -11,7 +11,7 @@ use tokio::{
 };
 use wayside_common::{
     gap::{Extent, Gap, Reason},
-    id::{Epoch, StreamId},
+    id::{Class, Epoch, StreamId},
     record::Fact,
     sync::sender,
 };
@@ -31,10 +31,19 @@ pub struct Keeper {
     pub spool: Store<Spool>,
     pub reporter: Reporter,
     pub cuts: mpsc::Receiver<Cut>,
-    /// Batches that the uplink could not read back.
-    pub damaged: mpsc::Receiver<sender::BatchKey>,
+    /// Batches that the uplink gives up: it could not read them back, or the server has refused them.
+    pub given_up: mpsc::Receiver<GivenUp>,
     /// Set once a store has failed.
     pub storage_fault: watch::Sender<bool>,
+}
+
+/// A batch that nobody can send any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GivenUp {
+    pub key: sender::BatchKey,
+    pub reason: Reason,
+    /// For people.
+    pub why: String,
 }
 
 /// What the task remembers.
@@ -65,7 +74,7 @@ impl Keeper {
                     self.keep(cuts, &mut memory).await;
                     self.make_room(&mut memory).await;
                 }
-                Some(key) = self.damaged.recv() => self.mourn(key, &mut memory).await,
+                Some(given_up) = self.given_up.recv() => self.mourn(given_up, &mut memory).await,
             }
         }
         self.enter(&mut memory).await;
@@ -97,8 +106,8 @@ impl Keeper {
                     tracing::info!("batches can be stored again");
                 }
                 memory.failing = false;
-                for HeldBatch { key, end_seq } in held {
-                    let _ = self.reporter.held.send(sender::Event::Held { key, end_seq }).await;
+                for HeldBatch { key, end_seq, bytes } in held {
+                    let _ = self.reporter.held.send(sender::Event::Held { key, end_seq, bytes }).await;
                 }
             }
             Err(error) => {
@@ -127,16 +136,29 @@ impl Keeper {
         }
     }
 
-    /// A batch whose bytes are not those that were written.
-    async fn mourn(&mut self, key: sender::BatchKey, memory: &mut Memory) {
-        tracing::error!(stream = %key.stream, first_seq = key.first_seq, "a batch in the spool is damaged");
-        let damaged = key.clone();
-        if let Err(error) = self.spool.with(move |spool| spool.give_up_damaged(&damaged)).await {
-            tracing::error!(%error, "the damaged batch cannot be marked");
+    async fn mourn(&mut self, given_up: GivenUp, memory: &mut Memory) {
+        let GivenUp { key, reason, why } = given_up;
+        tracing::error!(stream = %key.stream, first_seq = key.first_seq, why, "a batch is given up");
+        let marked = key.clone();
+        let marking = match key.class {
+            Class::Vital => {
+                let now = self.reporter.clock.wall();
+                self.reporter.state.with(move |state| state.refuse_vital(&marked, now)).await.map_err(|error| error.to_string())
+            }
+            Class::Normal | Class::Bulk => {
+                self.spool.with(move |spool| spool.give_up_for(&marked, reason)).await.map_err(|error| error.to_string())
+            }
+        };
+        if let Err(error) = marking {
+            // It stays held, and is given up again when it is sent again.
+            return tracing::error!(error, "the batch cannot be marked as given up");
         }
         let _ = self.reporter.held.send(sender::Event::GivenUp(key)).await;
-        self.fault("a batch is damaged".into(), memory);
+        if reason == Reason::SpoolLost {
+            self.fault("a batch is damaged".into(), memory);
+        }
         self.settle(memory).await;
+        self.reporter.hello_due.notify_one();
     }
 
     /// Brings what is given up into the ledger and then out of the spool; also what a death in between has left.
@@ -235,8 +257,8 @@ mod tests {
         spool.give_up().unwrap();
         let (held, _held_seen) = mpsc::channel(10);
         let reporter = Reporter { epoch, clock, state: state.clone(), held, hello_due: Arc::new(Notify::new()) };
-        let ((_cuts, cuts), (_damaged, damaged), (storage_fault, _)) = (mpsc::channel(1), mpsc::channel(1), watch::channel(false));
-        let mut keeper = Keeper { spool: Store::new(spool), reporter, cuts, damaged, storage_fault };
+        let ((_cuts, cuts), (_given_up, given_up), (storage_fault, _)) = (mpsc::channel(1), mpsc::channel(1), watch::channel(false));
+        let mut keeper = Keeper { spool: Store::new(spool), reporter, cuts, given_up, storage_fault };
         let on_disk = |file: &str, sql: &str| rusqlite::Connection::open(dir.path().join(file)).unwrap().execute_batch(sql).unwrap();
 
         let mut memory = Memory::default();

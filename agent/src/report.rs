@@ -51,9 +51,9 @@ impl Reporter {
     }
 
     async fn announce(&self, held: Option<HeldBatch>) {
-        if let Some(HeldBatch { key, end_seq }) = held {
+        if let Some(HeldBatch { key, end_seq, bytes }) = held {
             // The uplink ends last; if it is gone, the batch is sent after the next start.
-            let _ = self.held.send(sender::Event::Held { key, end_seq }).await;
+            let _ = self.held.send(sender::Event::Held { key, end_seq, bytes }).await;
         }
     }
 }

@@ -19,7 +19,7 @@ use wayside_common::{
     schedule::Position,
     sync::sender::BatchKey,
     time::{ClockStamp, Wall},
-    wire::{self, FromDevice},
+    wire,
 };
 
 /// `[spool]` of the configuration file.
@@ -71,6 +71,8 @@ impl Cut {
 pub struct HeldBatch {
     pub key: BatchKey,
     pub end_seq: u64,
+    /// Length of its blob.
+    pub bytes: u64,
 }
 
 /// How far one (epoch, stream) is durable. Survives the deletion of its batches.
@@ -174,7 +176,8 @@ impl Spool {
             };
             let class = cut.stream.kind.class();
             let end_seq = cut.end_seq();
-            let blob = wire::encode(&FromDevice::Batch(batch));
+            let blob = wire::encode_batch(&batch);
+            let blob_bytes = blob.len() as u64;
             let (from_position, to_position) = cut.positions.map(|(from, to)| (from.0 as i64, to.0 as i64)).unzip();
             transaction
                 .prepare(
@@ -203,8 +206,9 @@ impl Spool {
                      committed = excluded.committed",
                 )?
                 .execute(params![epoch_text, stream, end_seq as i64, to_position, cut.span.1.0, clock.wall.0])?;
-            bytes += blob.len() as u64;
-            held.push(HeldBatch { key: BatchKey { class, epoch, first_seq: cut.first_seq, stream: cut.stream.clone() }, end_seq });
+            bytes += blob_bytes;
+            let key = BatchKey { class, epoch, first_seq: cut.first_seq, stream: cut.stream.clone() };
+            held.push(HeldBatch { key, end_seq, bytes: blob_bytes });
         }
         transaction.commit()?;
         self.bytes += bytes;
@@ -214,16 +218,15 @@ impl Spool {
     /// Every batch that is to be sent.
     pub fn held(&self) -> Result<Vec<HeldBatch>, SpoolError> {
         let mut statement =
-            self.connection.prepare("SELECT epoch, stream, first_seq, end_seq FROM batch WHERE given_up = 0 ORDER BY id")?;
-        let rows = statement
-            .query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, i64>(2)?, row.get::<_, i64>(3)?)))?;
-        rows.map(|row| {
-            let (epoch, stream, first_seq, end_seq) = row?;
-            let stream: StreamId = name(stream)?;
-            let key = BatchKey { class: stream.kind.class(), epoch: name(epoch)?, first_seq: first_seq as u64, stream };
-            Ok(HeldBatch { key, end_seq: end_seq as u64 })
-        })
-        .collect()
+            self.connection.prepare("SELECT epoch, stream, first_seq, end_seq, length FROM batch WHERE given_up = 0 ORDER BY id")?;
+        let mut rows = statement.query([])?;
+        let mut held = Vec::new();
+        while let Some(row) = rows.next()? {
+            let stream: StreamId = name(row.get(1)?)?;
+            let key = BatchKey { class: stream.kind.class(), epoch: name(row.get(0)?)?, first_seq: row.get::<_, i64>(2)? as u64, stream };
+            held.push(HeldBatch { key, end_seq: row.get::<_, i64>(3)? as u64, bytes: row.get::<_, i64>(4)? as u64 });
+        }
+        Ok(held)
     }
 
     /// How far every (epoch, stream) is durable.
@@ -320,18 +323,18 @@ impl Spool {
             }
         }
         for (row, ..) in &keys {
-            transaction.prepare("UPDATE batch SET given_up = 1 WHERE id = ?1")?.execute([row])?;
+            transaction.prepare("UPDATE batch SET given_up = ?2 WHERE id = ?1")?.execute([*row, given_up(Reason::Evicted)])?;
         }
         transaction.commit()?;
         self.bytes = self.bytes.saturating_sub(keys.iter().map(|(_, length, _)| *length as u64).sum());
         Ok(keys.into_iter().map(|(.., key)| key).collect())
     }
 
-    /// Marks a batch that cannot be read back as given up, whatever was sent of it: nobody can send it again.
-    pub fn give_up_damaged(&mut self, key: &BatchKey) -> Result<(), SpoolError> {
+    /// Marks a batch as given up although it may have been sent: it cannot be read back, or the server has refused it.
+    pub fn give_up_for(&mut self, key: &BatchKey, reason: Reason) -> Result<(), SpoolError> {
         self.connection.execute(
-            "UPDATE batch SET given_up = 2 WHERE epoch = ?1 AND stream = ?2 AND first_seq = ?3",
-            params![key.epoch.to_string(), key.stream.to_string(), key.first_seq as i64],
+            "UPDATE batch SET given_up = ?4 WHERE epoch = ?1 AND stream = ?2 AND first_seq = ?3",
+            params![key.epoch.to_string(), key.stream.to_string(), key.first_seq as i64, given_up(reason)],
         )?;
         Ok(())
     }
@@ -352,7 +355,7 @@ impl Spool {
                 extent: Extent::Exact { first_seq: row.get::<_, i64>(2)? as u64, last_seq: (row.get::<_, i64>(3)? - 1) as u64 },
                 positions: from.zip(to).map(|(from, to)| (Position(from as u64), Position(to as u64))),
                 span: (Wall(row.get(6)?), Wall(row.get(7)?)),
-                reason: if row.get::<_, i64>(8)? == 1 { Reason::Evicted } else { Reason::SpoolLost },
+                reason: Reason::ALL[row.get::<_, i64>(8)? as usize - 1],
             });
         }
         Ok(gaps)
@@ -388,6 +391,11 @@ impl Spool {
     fn limit_pages(&self, pages: u32) {
         self.connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(())).expect("SQLite knows the pragma");
     }
+}
+
+/// What `given_up` holds: 0 is not given up.
+fn given_up(reason: Reason) -> i64 {
+    1 + Reason::ALL.iter().position(|other| *other == reason).expect("it lists all") as i64
 }
 
 /// The order in which classes are given up, last first.
@@ -461,8 +469,7 @@ mod tests {
 
     fn decoded(taken: Taken) -> Batch {
         let Taken::Blob(blob) = taken else { panic!("{taken:?}") };
-        let FromDevice::Batch(batch) = wire::decode(&blob).unwrap() else { panic!("not a batch") };
-        batch
+        wire::decode(&blob).unwrap()
     }
 
     #[test]
@@ -526,7 +533,7 @@ mod tests {
         let held = spool.append(EPOCH, CLOCK, &[cut("imu0.readings", 0, 3)]).unwrap();
         spool.connection.execute("UPDATE batch SET blob = zeroblob(5)", []).unwrap();
         assert_eq!(spool.take(&held[0].key).unwrap(), Taken::Damaged);
-        spool.give_up_damaged(&held[0].key).unwrap();
+        spool.give_up_for(&held[0].key, Reason::SpoolLost).unwrap();
         assert_eq!(spool.given_up().unwrap(), [cut("imu0.readings", 0, 3).lost(EPOCH, Reason::SpoolLost)]);
         drop(spool);
 

@@ -9,13 +9,13 @@ use std::{path::Path, str::FromStr, time::Duration};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use wayside_common::{
     fleet::{Generation, ModelRef, StreamHold},
-    gap::Gap,
+    gap::{Extent, Gap, Reason},
     id::{Class, Digest, Epoch, SlotName, SourceName, StreamId},
     record::{Batch, Body, Fact, Report},
     schedule::Position,
     sync::sender::BatchKey,
     time::{ClockStamp, Wall},
-    wire::{self, FromDevice},
+    wire,
 };
 
 use crate::{ledger::merged, spool::HeldBatch};
@@ -217,7 +217,7 @@ impl State {
     }
 
     pub fn held(&self) -> Result<Vec<HeldBatch>, StateError> {
-        let mut statement = self.connection.prepare("SELECT epoch, stream, first_seq, end_seq FROM vital")?;
+        let mut statement = self.connection.prepare("SELECT epoch, stream, first_seq, end_seq, length(blob) FROM vital")?;
         let mut rows = statement.query([])?;
         let mut held = Vec::new();
         while let Some(row) = rows.next()? {
@@ -227,7 +227,7 @@ impl State {
                 first_seq: row.get::<_, i64>(2)? as u64,
                 stream: parsed(row.get(1)?)?,
             };
-            held.push(HeldBatch { key, end_seq: row.get::<_, i64>(3)? as u64 });
+            held.push(HeldBatch { key, end_seq: row.get::<_, i64>(3)? as u64, bytes: row.get::<_, i64>(4)? as u64 });
         }
         Ok(held)
     }
@@ -262,6 +262,21 @@ impl State {
                 params![key.epoch.to_string(), key.stream.to_string(), key.first_seq as i64],
             )?;
         }
+        Ok(transaction.commit()?)
+    }
+
+    /// The server can never store this batch: it goes, and the ledger says so.
+    pub fn refuse_vital(&mut self, key: &BatchKey, now: Wall) -> Result<(), StateError> {
+        let transaction = self.connection.transaction()?;
+        let at = params![key.epoch.to_string(), key.stream.to_string(), key.first_seq as i64];
+        let sql = "DELETE FROM vital WHERE epoch = ?1 AND stream = ?2 AND first_seq = ?3 RETURNING end_seq, blob";
+        let found: Option<(i64, Vec<u8>)> = transaction.query_row(sql, at, |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+        let Some((end_seq, blob)) = found else { return Ok(()) };
+        // A blob that not even its writer can read tells no time.
+        let wall = wire::decode::<Batch>(&blob).map_or(now, |batch| batch.clock.wall);
+        let extent = Extent::Exact { first_seq: key.first_seq, last_seq: end_seq as u64 - 1 };
+        let (epoch, stream) = (key.epoch, key.stream.clone());
+        enter(&transaction, &Gap { epoch, stream, extent, positions: None, span: (wall, wall), reason: Reason::Refused })?;
         Ok(transaction.commit()?)
     }
 
@@ -422,16 +437,18 @@ fn append_reports(
         clock,
         body: Body::Reports(reports),
     };
+    let blob = wire::encode_batch(&batch);
+    let bytes = blob.len() as u64;
     transaction.execute(
         "INSERT INTO vital (epoch, stream, first_seq, end_seq, blob) VALUES (?1, ?2, ?3, ?4, ?5)",
-        params![epoch_text, stream_text, first_seq as i64, end_seq as i64, wire::encode(&FromDevice::Batch(batch))],
+        params![epoch_text, stream_text, first_seq as i64, end_seq as i64, blob],
     )?;
     transaction.execute(
         "INSERT INTO vital_next (epoch, stream, next_seq) VALUES (?1, ?2, ?3)
          ON CONFLICT (epoch, stream) DO UPDATE SET next_seq = excluded.next_seq",
         params![epoch_text, stream_text, end_seq as i64],
     )?;
-    Ok(Some(HeldBatch { key: BatchKey { class: Class::Vital, epoch, first_seq, stream }, end_seq }))
+    Ok(Some(HeldBatch { key: BatchKey { class: Class::Vital, epoch, first_seq, stream }, end_seq, bytes }))
 }
 
 fn save_single<T: serde::Serialize>(connection: &Connection, name: &str, value: &T) -> Result<(), StateError> {
@@ -552,7 +569,7 @@ mod tests {
         assert_eq!((state.generation().unwrap(), state.update().unwrap()), (Generation(4), Some(vec![1, 2, 3])));
         assert_eq!(state.slots().unwrap(), [row]);
         assert_eq!(state.held().unwrap(), [held.clone(), second.clone()]);
-        let Ok(FromDevice::Batch(batch)) = wire::decode(&state.vital(&second.key).unwrap().unwrap()) else { panic!("not a batch") };
+        let batch: Batch = wire::decode(&state.vital(&second.key).unwrap().unwrap()).unwrap();
         assert_eq!((batch.first_seq, batch.lowest_held, batch.len()), (1, 0, 2));
         state.delete_vital(&[held.key, second.key]).unwrap();
         assert_eq!(state.held().unwrap(), []);

@@ -11,6 +11,7 @@ use tokio::{
 };
 use wayside_common::{
     fleet::{Hello, StreamHold},
+    gap::Reason,
     id::{Class, DeviceClass, DeviceId, Epoch, FleetId},
     sync::sender::{Action, BatchKey, Event, Limits, Sender},
     time::{Mono, Wall},
@@ -20,6 +21,7 @@ use wayside_common::{
 
 use crate::{
     clock::Clock,
+    keeper::GivenUp,
     link::{Arrived, Care, Installed, Link, LinkEvent, Outgoing},
     spool::{Mark, Spool, Taken},
     state::State,
@@ -54,7 +56,8 @@ pub struct Uplink {
     pub held: mpsc::Receiver<Event>,
     pub outbox: mpsc::Receiver<Outgoing>,
     pub arrived: mpsc::Sender<Arrived>,
-    pub damaged: mpsc::Sender<BatchKey>,
+    /// To the keeper: what nobody can send any more.
+    pub given_up: mpsc::Sender<GivenUp>,
     pub hello_due: Arc<Notify>,
     pub installed: watch::Receiver<Installed>,
     pub storage_fault: watch::Receiver<bool>,
@@ -101,7 +104,7 @@ impl Uplink {
         let mut connection = Connection::new(self.clock.mono());
         loop {
             self.perform().await;
-            connection.waits(self.sender.deadline().is_some(), self.clock.mono());
+            connection.waits(self.sender.waits_since().is_some(), self.clock.mono());
             if self.is_over(&connection) {
                 break;
             }
@@ -193,19 +196,40 @@ impl Uplink {
     async fn on_packet(&mut self, topic: Topic, packet: ToDevice, connection: &mut Connection) {
         let everybody = matches!(topic, Topic::AllTrust(_) | Topic::AllBlob(..));
         match packet {
-            ToDevice::Ack(ack) if !everybody => self.sender.handle(self.clock.mono(), Event::Ack(ack)),
-            ToDevice::LedgerAck { version } if !everybody => {
-                if let Err(error) = self.state.with(move |state| state.ledger_acked(version)).await {
-                    tracing::error!(%error, "the acked ledger cannot be deleted");
-                }
-                connection.ledger_said = None;
-                let more = self.state.with(|state| state.ledger()).await;
-                if more.is_ok_and(|(_, gaps)| !gaps.is_empty()) {
-                    self.say_hello(connection).await;
-                }
+            ToDevice::Ack { ack, credit } if !everybody => {
+                let now = self.clock.mono();
+                self.sender.handle(now, Event::Credit(credit));
+                self.sender.handle(now, Event::Ack(ack));
+            }
+            ToDevice::HelloAck { ledger_version, credit } if !everybody => {
+                self.sender.handle(self.clock.mono(), Event::Credit(credit));
+                self.ledger_acked(ledger_version, connection).await;
+            }
+            ToDevice::Refused { epoch, stream, first_seq, reason, credit } if !everybody => {
+                self.sender.handle(self.clock.mono(), Event::Credit(credit));
+                let key = BatchKey { class: stream.kind.class(), epoch, first_seq, stream };
+                self.give_up(GivenUp { key, reason: Reason::Refused, why: reason });
             }
             ToDevice::SayHello => self.say_hello(connection).await,
             packet => self.hand_on(Arrived::Packet(packet)),
+        }
+    }
+
+    async fn ledger_acked(&mut self, version: u64, connection: &mut Connection) {
+        if let Err(error) = self.state.with(move |state| state.ledger_acked(version)).await {
+            tracing::error!(%error, "the acked ledger cannot be deleted");
+        }
+        connection.ledger_said = None;
+        let more = self.state.with(|state| state.ledger()).await;
+        if more.is_ok_and(|(_, gaps)| !gaps.is_empty()) {
+            self.say_hello(connection).await;
+        }
+    }
+
+    /// To the keeper. If it is busy, the batch is sent again later, and the same comes of it.
+    fn give_up(&self, given_up: GivenUp) {
+        if self.given_up.try_send(given_up).is_err() {
+            tracing::debug!("the keeper is busy; a batch is given up later");
         }
     }
 
@@ -220,7 +244,7 @@ impl Uplink {
         let mut acked = Vec::new();
         while let Some(action) = self.sender.poll() {
             match action {
-                Action::Send(key) => self.send(key).await,
+                Action::Send { key, sent } => self.send(key, sent).await,
                 Action::Delete(key) => acked.push(key),
             }
         }
@@ -241,7 +265,7 @@ impl Uplink {
         }
     }
 
-    async fn send(&mut self, key: BatchKey) {
+    async fn send(&mut self, key: BatchKey, sent: u64) {
         let wanted = key.clone();
         let taken = match key.class {
             Class::Vital => self
@@ -255,11 +279,13 @@ impl Uplink {
         match taken {
             Ok(Taken::Blob(blob)) => {
                 // If there is no room the machine sends it again when it is late.
-                self.link.publish(Up::Batch, blob, Care::Acked);
+                if let Some(packet) = wire::batch_packet(sent, &blob) {
+                    self.link.publish(Up::Batch, packet, Care::Acked);
+                }
             }
             Ok(Taken::Gone) => self.sender.handle(self.clock.mono(), Event::GivenUp(key)),
             Ok(Taken::Damaged) => {
-                let _ = self.damaged.try_send(key);
+                self.give_up(GivenUp { key, reason: Reason::SpoolLost, why: "its bytes are not those that were written".into() })
             }
             Err(error) => tracing::error!(%error, stream = %key.stream, "a batch cannot be read"),
         }
@@ -308,6 +334,7 @@ impl Uplink {
             wire_version: wire::VERSION,
             slots: installed.slots,
             streams: holds(self.identity.epoch, marks, vital),
+            sent: self.sender.sent(),
             ledger,
             ledger_version,
             generation: installed.generation,

@@ -163,6 +163,8 @@ pub struct Hello {
     pub wire_version: u8,
     pub slots: Vec<SlotStatus>,
     pub streams: Vec<StreamHold>,
+    /// Bytes of batches sent so far in this epoch.
+    pub sent: u64,
     /// The whole ledger that is not yet acked, with its version.
     pub ledger: Vec<Gap>,
     pub ledger_version: u64,

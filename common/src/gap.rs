@@ -53,11 +53,13 @@ pub enum Reason {
     TooOld,
     /// Acked once, and missing in the server that answers now.
     LostByServer,
+    /// The server said that it can never store them.
+    Refused,
 }
 
 impl Reason {
-    pub const ALL: [Self; 7] =
-        [Self::Crash, Self::NotRunning, Self::Evicted, Self::DiskFull, Self::SpoolLost, Self::TooOld, Self::LostByServer];
+    pub const ALL: [Self; 8] =
+        [Self::Crash, Self::NotRunning, Self::Evicted, Self::DiskFull, Self::SpoolLost, Self::TooOld, Self::LostByServer, Self::Refused];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -68,6 +70,7 @@ impl Reason {
             Self::SpoolLost => "spool_lost",
             Self::TooOld => "too_old",
             Self::LostByServer => "lost_by_server",
+            Self::Refused => "refused",
         }
     }
 }

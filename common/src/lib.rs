@@ -9,6 +9,7 @@ extern crate alloc;
 pub mod backoff;
 pub mod blob;
 pub mod block;
+pub mod degraded;
 pub mod fleet;
 pub mod gap;
 pub mod id;

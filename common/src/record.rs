@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     block::Block,
+    degraded::{Degraded, Fidelity},
     fleet::{ModelRef, Outcome, UpdateReport},
     id::{Digest, Epoch, SlotName, StreamId, StreamKind},
     schedule::Position,
@@ -67,6 +68,8 @@ pub enum Body {
     Sketches(Vec<Sketch>),
     Readings(Block),
     Samples(Vec<Sample>),
+    /// What is left of readings, in the stream of readings.
+    Degraded(Degraded),
 }
 
 impl Body {
@@ -76,7 +79,7 @@ impl Body {
             Self::Frames(_) => StreamKind::Frames,
             Self::Predictions(_) => StreamKind::Predictions,
             Self::Sketches(_) => StreamKind::Sketches,
-            Self::Readings(_) => StreamKind::Readings,
+            Self::Readings(_) | Self::Degraded(_) => StreamKind::Readings,
             Self::Samples(_) => StreamKind::Samples,
         }
     }
@@ -89,11 +92,19 @@ impl Body {
             Self::Sketches(records) => records.len(),
             Self::Readings(block) => block.len(),
             Self::Samples(records) => records.len(),
+            Self::Degraded(degraded) => degraded.len(),
         }
     }
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    pub fn fidelity(&self) -> Fidelity {
+        match self {
+            Self::Degraded(degraded) => degraded.fidelity(),
+            _ => Fidelity::Raw,
+        }
     }
 }
 

@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     fleet::{Hello, SlotStatus},
-    id::{Digest, SlotName},
+    id::{Digest, Epoch, SlotName, StreamId},
     record::Batch,
     schedule::Position,
-    sync::receiver::Ack,
+    sync::{credit::Credit, receiver::Ack},
     time::Mono,
 };
 
@@ -28,8 +28,8 @@ pub const MAX_CHUNK: usize = 64 * 1024;
 /// Device to server. The topic says which variants may come.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum FromDevice {
-    /// On `up/batch`.
-    Batch(Batch),
+    /// On `up/batch`; made by [`batch_packet`]. `sent`: bytes of batches sent so far in this epoch, this one included.
+    Batch { sent: u64, batch: Batch },
     /// On `up/state`.
     Hello(Hello),
     /// On `up/state`: the will of the connection. The broker sends it when the device is gone.
@@ -42,6 +42,8 @@ pub enum FromDevice {
     TrustRequest { root_version: u64, targets_version: u64 },
     /// On `up/state`: what runs in the slots has changed.
     Slots(Vec<SlotStatus>),
+    /// On `up/trust`: what time is it? The answer, [`ToDevice::Time`], names this number.
+    TimeRequest { nonce: u64 },
 }
 
 /// The newest picture of one camera.
@@ -58,10 +60,12 @@ pub struct Thumbnail {
 /// Server to device.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ToDevice {
-    /// On `dn/ack`.
-    Ack(Ack),
-    /// On `dn/ack`: the ledger up to this version is committed.
-    LedgerAck { version: u64 },
+    /// On `dn/ack`: answers a batch.
+    Ack { ack: Ack, credit: Credit },
+    /// On `dn/ack`: answers a hello, whose ledger up to this version is committed.
+    HelloAck { ledger_version: u64, credit: Credit },
+    /// On `dn/ack`: this batch can never be stored, and is not to come again.
+    Refused { epoch: Epoch, stream: StreamId, first_seq: u64, reason: String, credit: Credit },
     /// On `dn/desired`: a signed document, JSON.
     Desired(Vec<u8>),
     /// On `dn/trust`: signed documents by role name ("root", "targets", "assign"), JSON. `root` comes in ascending versions.
@@ -72,6 +76,8 @@ pub enum ToDevice {
     NoChunk { blob: Digest, chunk: Digest },
     /// On `dn/cmd`: say hello again.
     SayHello,
+    /// On `dn/trust`: a document signed with the timestamp key, JSON: the time, and the number of the request.
+    Time(Vec<u8>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -92,6 +98,22 @@ pub fn encode<T: Serialize>(packet: &T) -> Vec<u8> {
     postcard::to_extend(packet, alloc::vec![VERSION]).expect("writing to a Vec does not fail")
 }
 
+/// A batch as a store keeps it, until it is sent in a [`batch_packet`].
+pub fn encode_batch(batch: &Batch) -> Vec<u8> {
+    encode(batch)
+}
+
+/// The packet that carries a batch of [`encode_batch`], which may have been written by an earlier version; `None` for no bytes.
+pub fn batch_packet(sent: u64, stored: &[u8]) -> Option<Vec<u8>> {
+    let (version, batch) = stored.split_first()?;
+    let mut packet = postcard::to_extend(&(BATCH_VARIANT, sent), alloc::vec![*version]).expect("writing to a Vec does not fail");
+    packet.extend_from_slice(batch);
+    Some(packet)
+}
+
+/// How postcard numbers [`FromDevice::Batch`].
+const BATCH_VARIANT: u32 = 0;
+
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
     if bytes.len() > MAX_PACKET {
         return Err(WireError::TooLong(bytes.len()));
@@ -110,6 +132,10 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, WireError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        record::Body,
+        time::{ClockStamp, Wall, WallQuality},
+    };
 
     #[test]
     fn a_packet_inverts_and_bad_ones_are_named() {
@@ -124,6 +150,23 @@ mod tests {
         }
         let longer: Vec<u8> = bytes.iter().copied().chain([0]).collect();
         assert_eq!(decode::<FromDevice>(&longer), Err(WireError::Trailing(1)));
+    }
+
+    #[test]
+    fn a_stored_batch_becomes_a_packet_without_being_decoded() {
+        let batch = Batch {
+            epoch: Epoch { counter: 3, nonce: 4 },
+            stream: "cam0.frames".parse().unwrap(),
+            first_seq: 500,
+            lowest_held: 7,
+            clock: ClockStamp { mono: Mono(1), wall: Wall(2), quality: WallQuality::Plausible },
+            body: Body::Frames(Vec::new()),
+        };
+        for sent in [0, 127, 128, u64::MAX] {
+            let packet = batch_packet(sent, &encode_batch(&batch)).unwrap();
+            assert_eq!(decode(&packet), Ok(FromDevice::Batch { sent, batch: batch.clone() }));
+        }
+        assert_eq!(batch_packet(1, &[]), None);
     }
 
     #[test]

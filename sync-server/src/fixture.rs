@@ -119,6 +119,7 @@ pub fn hello() -> Hello {
         wire_version: 1,
         slots: vec![SlotStatus { slot: "vehicles".parse().expect("a slot"), active }],
         streams: Vec::new(),
+        sent: 0,
         ledger: Vec::new(),
         ledger_version: 4,
         generation: Generation(2),

@@ -16,7 +16,10 @@ use wayside_common::{
     fleet::{Hello, SlotStatus, UpdateReport},
     id::{DeviceId, Digest},
     record::{Answer, Batch, Body, Fact, NoAnswer, Report},
-    sync::receiver::Verdict,
+    sync::{
+        credit::Credit,
+        receiver::{Ack, Verdict},
+    },
     time::{ClockStamp, Mono, Wall},
     topic::{Down, Up},
     wire::{self, FromDevice, Thumbnail, ToDevice},
@@ -74,7 +77,7 @@ impl Intake {
 
     async fn packet(&self, device: &DeviceId, packet: FromDevice) -> Taken {
         match packet {
-            FromDevice::Batch(batch) => self.batch(device, batch).await,
+            FromDevice::Batch { sent, batch } => self.batch(device, sent, batch).await,
             FromDevice::Hello(hello) => self.hello(device, &hello).await,
             FromDevice::Gone => {
                 self.presence(device, false).await;
@@ -83,15 +86,17 @@ impl Intake {
             FromDevice::Slots(slots) => self.slots(device, &slots).await,
             FromDevice::Thumbnail(thumbnail) => self.thumbnail(device, &thumbnail).await,
             FromDevice::Need { blob, chunks } => Taken::Committed(self.control.need(device, blob, chunks).await),
+            // Answered once the server has a timestamp key.
+            FromDevice::TimeRequest { .. } => Taken::Refused("this server vouches for no time".into()),
             FromDevice::TrustRequest { root_version, targets_version } => {
                 Taken::Committed(self.control.trust_request(device, root_version, targets_version).await)
             }
         }
     }
 
-    async fn batch(&self, device: &DeviceId, batch: Batch) -> Taken {
+    async fn batch(&self, device: &DeviceId, sent: u64, batch: Batch) -> Taken {
         if let Err(reason) = check::batch(&batch) {
-            return Taken::Refused(reason);
+            return self.refuse(device, sent, &batch, reason);
         }
         let (answer, receipt) = oneshot::channel();
         let arrival = Arrival { device: device.clone(), batch: batch.clone(), received: clock::wall() };
@@ -105,14 +110,31 @@ impl Intake {
                 }
                 self.announce(device, &batch, verdict, tally);
                 let ask = self.unknown(device).then_some(Reply { down: Down::Cmd, packet: ToDevice::SayHello });
-                Taken::Committed([Reply { down: Down::Ack, packet: ToDevice::Ack(ack) }].into_iter().chain(ask).collect())
+                Taken::Committed([self.ack(sent, ack)].into_iter().chain(ask).collect())
             }
             // The row without this batch: the device sees what is committed, and sends the batch again in its own time.
-            Ok(Receipt::Deferred { ack }) => Taken::Committed(vec![Reply { down: Down::Ack, packet: ToDevice::Ack(ack) }]),
-            Ok(Receipt::Refused(reason)) => Taken::Refused(reason),
+            Ok(Receipt::Deferred { ack }) => Taken::Committed(vec![self.ack(sent, ack)]),
+            Ok(Receipt::Refused(reason)) => self.refuse(device, sent, &batch, reason),
             Ok(Receipt::Failed(reason)) => Taken::Unavailable(reason),
             Err(_) => Taken::Unavailable("the commit failed".into()),
         }
+    }
+
+    /// A device sends a batch until it is answered; this one is answered by its name.
+    fn refuse(&self, device: &DeviceId, sent: u64, batch: &Batch, reason: String) -> Taken {
+        tracing::warn!(%device, stream = %batch.stream, first_seq = batch.first_seq, reason, "a batch is refused for good");
+        let (epoch, stream, first_seq) = (batch.epoch, batch.stream.clone(), batch.first_seq);
+        let packet = ToDevice::Refused { epoch, stream, first_seq, reason, credit: self.credit(sent) };
+        Taken::Committed(vec![Reply { down: Down::Ack, packet }])
+    }
+
+    fn ack(&self, sent: u64, ack: Ack) -> Reply {
+        Reply { down: Down::Ack, packet: ToDevice::Ack { ack, credit: self.credit(sent) } }
+    }
+
+    /// By how many batches wait for their commit: the one back-pressure of the intake.
+    fn credit(&self, sent: u64) -> Credit {
+        Credit::grant(sent, WAITING - self.commits.capacity(), WAITING)
     }
 
     /// What reports change beside their own rows. Done for those that came before as well: the server may have died in between.
@@ -172,7 +194,8 @@ impl Intake {
             tracing::error!(%device, "{alert}");
             self.events.publish(Event::Alert { device: Some(device.clone()), text: alert });
         }
-        let mut replies = vec![Reply { down: Down::Ack, packet: ToDevice::LedgerAck { version: hello.ledger_version } }];
+        let packet = ToDevice::HelloAck { ledger_version: hello.ledger_version, credit: self.credit(hello.sent) };
+        let mut replies = vec![Reply { down: Down::Ack, packet }];
         replies.extend(self.control.hello(device, hello).await);
         Taken::Committed(replies)
     }
@@ -289,6 +312,7 @@ fn newest(device: &DeviceId, batch: &Batch) -> Option<Event> {
         Body::Readings(block) => Event::Readings { device, source, count: block.len() as u64 },
         Body::Sketches(_) => Event::Sketches { device },
         Body::Samples(samples) => Event::Samples { device, count: samples.len() as u64 },
+        Body::Degraded(degraded) => Event::Readings { device, source, count: degraded.len() as u64 },
         Body::Reports(_) => return None,
     })
 }

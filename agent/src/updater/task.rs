@@ -218,7 +218,9 @@ fn event_of(arrived: Arrived) -> Option<Event> {
         Arrived::Packet(ToDevice::Chunk { blob, chunk, bytes }) => Some(Event::Chunk { blob, chunk, bytes }),
         Arrived::Packet(ToDevice::NoChunk { blob, chunk }) => Some(Event::NoChunk { blob, chunk }),
         // The uplink's own.
-        Arrived::Packet(ToDevice::Ack(_) | ToDevice::LedgerAck { .. } | ToDevice::SayHello) => None,
+        Arrived::Packet(
+            ToDevice::Ack { .. } | ToDevice::HelloAck { .. } | ToDevice::Refused { .. } | ToDevice::SayHello | ToDevice::Time(_),
+        ) => None,
     }
 }
 

@@ -7,7 +7,10 @@ use wayside_common::{
     reading::Reading,
     record::{Batch, Body},
     schedule::Position,
-    sync::receiver::{Ack, StreamRow},
+    sync::{
+        credit::Credit,
+        receiver::{Ack, StreamRow},
+    },
     topic::Down,
 };
 
@@ -52,11 +55,12 @@ struct Bed {
     task: tokio::task::JoinHandle<Drained>,
     arrived: mpsc::Receiver<Arrived>,
     _outbox: mpsc::Sender<Outgoing>,
-    _damaged: mpsc::Receiver<BatchKey>,
+    _given_up: mpsc::Receiver<GivenUp>,
     _fault: watch::Sender<bool>,
     _dir: Scratch,
 }
 
+const CREDIT: Credit = Credit { until: u64::MAX, ttl_ms: 60_000 };
 const EPOCH: Epoch = Epoch { counter: 1, nonce: 1 };
 
 fn bed() -> Bed {
@@ -75,7 +79,7 @@ fn idle_bed() -> (Bed, Uplink) {
     let (held, held_seen) = mpsc::channel(10);
     let (outbox, outbox_seen) = mpsc::channel(10);
     let (arrived, arrived_seen) = mpsc::channel(10);
-    let (damaged, damaged_seen) = mpsc::channel(10);
+    let (given_up, given_up_seen) = mpsc::channel(10);
     let (installed, installed_seen) = watch::channel(Installed::default());
     let (fault, fault_seen) = watch::channel(false);
     let (stop, stop_seen) = watch::channel(None);
@@ -90,13 +94,13 @@ fn idle_bed() -> (Bed, Uplink) {
         },
         clock,
         link: Box::new(InRam { events, say }),
-        sender: Sender::new(LIMITS),
+        sender: Sender::new(LIMITS, 1),
         spool: spool.clone(),
         state: state.clone(),
         held: held_seen,
         outbox: outbox_seen,
         arrived,
-        damaged,
+        given_up,
         hello_due: Arc::clone(&hello_due),
         installed: installed_seen,
         storage_fault: fault_seen,
@@ -116,7 +120,7 @@ fn idle_bed() -> (Bed, Uplink) {
         task,
         arrived: arrived_seen,
         _outbox: outbox,
-        _damaged: damaged_seen,
+        _given_up: given_up_seen,
         _fault: fault,
         _dir: dir,
     };
@@ -172,12 +176,13 @@ impl Bed {
         };
         let clock = self.clock.stamp();
         let held = self.spool.with(move |spool| spool.append(EPOCH, clock, &[cut])).await.unwrap().remove(0);
-        self.held.send(Event::Held { key: held.key, end_seq: held.end_seq }).await.unwrap();
+        self.held.send(Event::Held { key: held.key, end_seq: held.end_seq, bytes: held.bytes }).await.unwrap();
     }
 
     fn ack(&self, watermark: u64) {
         let row = StreamRow { watermark, ranges: vec![] };
-        self.receive(Down::Ack, &ToDevice::Ack(Ack { epoch: EPOCH, stream: "imu0.readings".parse().unwrap(), row, incarnation: 1 }));
+        let ack = Ack { epoch: EPOCH, stream: "imu0.readings".parse().unwrap(), row, incarnation: 1 };
+        self.receive(Down::Ack, &ToDevice::Ack { ack, credit: CREDIT });
     }
 
     fn receive(&self, down: Down, packet: &ToDevice) {
@@ -194,7 +199,7 @@ impl Bed {
 
     async fn batch(&mut self) -> Batch {
         match self.wire.said.recv().await {
-            Some((Up::Batch, FromDevice::Batch(batch))) => batch,
+            Some((Up::Batch, FromDevice::Batch { batch, .. })) => batch,
             other => panic!("{other:?} instead of a batch"),
         }
     }
@@ -244,7 +249,7 @@ async fn the_ledger_travels_until_it_is_acked_and_changes_are_told() {
     bed.hello_due.notify_one();
     let hello = bed.hello().await;
     assert_eq!(hello.ledger, [gap]);
-    bed.receive(Down::Ack, &ToDevice::LedgerAck { version: hello.ledger_version });
+    bed.receive(Down::Ack, &ToDevice::HelloAck { ledger_version: hello.ledger_version, credit: CREDIT });
     bed.receive(Down::Desired, &ToDevice::Desired(vec![7]));
     assert_eq!(bed.arrived.recv().await, Some(Arrived::Connected));
     assert_eq!(bed.arrived.recv().await, Some(Arrived::Packet(ToDevice::Desired(vec![7]))));

@@ -27,10 +27,10 @@ pub const MAX_HOLDS: usize = 4096;
 /// May this variant come on this topic?
 pub fn topic(up: Up, packet: &FromDevice) -> bool {
     match packet {
-        FromDevice::Batch(_) => up == Up::Batch,
+        FromDevice::Batch { .. } => up == Up::Batch,
         FromDevice::Hello(_) | FromDevice::Gone | FromDevice::Slots(_) => up == Up::State,
         FromDevice::Need { .. } | FromDevice::Thumbnail(_) => up == Up::Blob,
-        FromDevice::TrustRequest { .. } => up == Up::Trust,
+        FromDevice::TrustRequest { .. } | FromDevice::TimeRequest { .. } => up == Up::Trust,
     }
 }
 
@@ -52,6 +52,7 @@ pub fn batch(batch: &Batch) -> Result<(), String> {
         Body::Sketches(records) => records.iter().try_for_each(sketch),
         Body::Readings(packed) => block(packed),
         Body::Samples(records) => records.iter().try_for_each(sample),
+        Body::Degraded(_) => Err("degraded readings, which this server does not store yet".into()),
     }
 }
 
@@ -63,7 +64,7 @@ pub fn hello(hello: &Hello) -> Result<(), String> {
     if hello.streams.len() > MAX_HOLDS {
         return Err(format!("{} streams, and {MAX_HOLDS} are allowed", hello.streams.len()));
     }
-    let numbers = [hello.generation.0, hello.root_version, hello.targets_version, hello.ledger_version];
+    let numbers = [hello.sent, hello.generation.0, hello.root_version, hello.targets_version, hello.ledger_version];
     numbers.into_iter().try_for_each(number)?;
     for gap in &hello.ledger {
         if let Some((from, to)) = gap.positions {

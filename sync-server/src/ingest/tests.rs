@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use wayside_common::{
     gap::{Extent, Gap, Reason},
-    id::Epoch,
+    id::{Epoch, StreamId},
     record::{MAX_ITEM, MAX_REASON, MAX_SAMPLE_JPEG},
     sync::receiver::{Ack, MAX_RANGES},
 };
@@ -63,18 +63,27 @@ impl Bench {
     }
 
     async fn send(&self, batch: &Batch) -> Taken {
-        self.intake.take(&self.cam, Up::Batch, &wire::encode(&FromDevice::Batch(batch.clone()))).await
+        self.intake.take(&self.cam, Up::Batch, &wire::encode(&FromDevice::Batch { sent: 0, batch: batch.clone() })).await
     }
 
     /// Sends and expects an ack.
     async fn acked(&self, batch: &Batch) -> Ack {
         match self.send(batch).await {
             Taken::Committed(replies) => match replies.into_iter().next() {
-                Some(Reply { down: Down::Ack, packet: ToDevice::Ack(ack) }) => ack,
+                Some(Reply { down: Down::Ack, packet: ToDevice::Ack { ack, .. } }) => ack,
                 other => panic!("no ack but {other:?}"),
             },
             other => panic!("not committed: {other:?}"),
         }
+    }
+
+    /// The name under which the batch is refused for good.
+    async fn refused(&self, batch: &Batch) -> Option<(StreamId, u64)> {
+        let Taken::Committed(replies) = self.send(batch).await else { return None };
+        replies.into_iter().find_map(|reply| match reply.packet {
+            ToDevice::Refused { stream, first_seq, .. } => Some((stream, first_seq)),
+            _ => None,
+        })
     }
 
     async fn hello(&self, hello: &Hello) -> Vec<Reply> {
@@ -250,7 +259,7 @@ async fn what_breaks_a_rule_is_refused_and_leaves_nothing() {
         fixture::batch("cam0.sketches", 0, Body::Sketches(thin)),
     ];
     for batch in &cases {
-        assert!(matches!(bench.send(batch).await, Taken::Refused(_)), "{:?} {}", batch.stream, batch.first_seq);
+        assert_eq!(bench.refused(batch).await, Some((batch.stream.clone(), batch.first_seq)));
     }
     assert_eq!(bench.db.devices().await.expect("readable"), []);
 }
@@ -265,14 +274,14 @@ async fn what_a_device_brought_inside_the_limits_is_taken() {
         fixture::batch("agent.reports", 0, Body::Reports(reports))
     };
     let long = fault("ä".repeat(MAX_REASON));
-    assert!(matches!(bench.send(&batch(long.clone())).await, Taken::Refused(_)));
+    assert!(bench.refused(&batch(long.clone())).await.is_some());
     bench.acked(&batch(long.within_limits())).await;
 }
 
 #[tokio::test]
 async fn bytes_of_a_stranger_are_refused() {
     let bench = Bench::new();
-    let good = wire::encode(&FromDevice::Batch(fixture::batch("imu0.readings", 0, fixture::readings(0..50))));
+    let good = wire::encode(&FromDevice::Batch { sent: 0, batch: fixture::batch("imu0.readings", 0, fixture::readings(0..50)) });
     let mut cases: Vec<(Up, Vec<u8>)> = (0..good.len()).step_by(7).map(|cut| (Up::Batch, good[..cut].to_vec())).collect();
     let mut other_version = good.clone();
     other_version[0] = wire::VERSION + 1;
@@ -317,7 +326,7 @@ async fn hello_fills_the_device_and_its_ledger_and_is_answered() {
         gap(Extent::Unknown { after_seq: Some(40) }, (4, 9), Reason::NotRunning),
     ];
     let replies = bench.hello(&hello).await;
-    assert!(matches!(replies[0].packet, ToDevice::LedgerAck { version: 4 }));
+    assert!(matches!(replies[0].packet, ToDevice::HelloAck { ledger_version: 4, .. }));
     assert!(matches!(replies[1].packet, ToDevice::Desired(_)));
 
     // The ledger is told again, one entry has grown.
@@ -463,7 +472,7 @@ async fn many_devices_at_once_are_committed_together_and_acked_apart() {
             tokio::spawn(async move {
                 let device = fixture::device(&format!("imu-{n}"));
                 let batch = fixture::batch("imu0.readings", 0, fixture::readings(0..100));
-                intake.take(&device, Up::Batch, &wire::encode(&FromDevice::Batch(batch))).await
+                intake.take(&device, Up::Batch, &wire::encode(&FromDevice::Batch { sent: 0, batch })).await
             })
         })
         .collect();

@@ -27,6 +27,7 @@ pub fn insert(tx: &Transaction, place: &Place, arrival: &Arrival, fresh: &dyn Fn
     let mut stored = 0;
     match &batch.body {
         Body::Readings(block) => return insert_readings(tx, place, arrival, block, fresh),
+        Body::Degraded(_) => anyhow::bail!("degraded readings passed the check"),
         Body::Frames(records) => {
             let mut statement = tx.prepare(INSERT_FRAME)?;
             for (seq, at) in numbered(records.len()) {
@@ -262,6 +263,7 @@ pub fn walls(batch: &Batch) -> anyhow::Result<Vec<i64>> {
         Body::Sketches(records) => records.iter().map(|record| wall(record.mono)).collect(),
         Body::Samples(records) => records.iter().map(|record| wall(record.mono)).collect(),
         Body::Readings(block) => block.unpack()?.iter().map(|reading| wall(reading.mono)).collect(),
+        Body::Degraded(_) => anyhow::bail!("degraded readings passed the check"),
     })
 }
 
@@ -274,6 +276,7 @@ pub fn contents(body: &Body) -> anyhow::Result<Vec<[u8; 16]>> {
         Body::Sketches(records) => records.iter().map(content).collect(),
         Body::Samples(records) => records.iter().map(content).collect(),
         Body::Readings(block) => block.unpack()?.iter().map(|reading| content(&(&block.columns, reading))).collect(),
+        Body::Degraded(_) => anyhow::bail!("degraded readings passed the check"),
     })
 }
 
