@@ -28,7 +28,7 @@ use crate::{
     judge::{Slot, Workshop},
     keeper::Keeper,
     link::{Arrived, Installed, Outgoing, mqtt::Mqtt},
-    pipeline::{Surroundings, camera::Camera, sensor::Sensor},
+    pipeline::{Surroundings, batcher::Limits, camera::Camera, sensor::Sensor},
     report::Reporter,
     sense::{self, Sensing},
     source::{Pace, Shape},
@@ -180,7 +180,7 @@ impl Agent {
 }
 
 fn open(config: &Config, clock: Clock) -> anyhow::Result<Opening> {
-    let now = clock.wall();
+    let at = clock.stamp();
     std::fs::create_dir_all(&config.data_dir).with_context(|| format!("{} cannot be made", config.data_dir.display()))?;
     let mut state = State::open(&config.data_dir)?;
     let (mut spool, spool_lost) = Spool::open(&config.data_dir, &config.spool)?;
@@ -188,8 +188,8 @@ fn open(config: &Config, clock: Clock) -> anyhow::Result<Opening> {
         state.set_storage_fault()?;
     }
     let nonce = getrandom::u64().context("the system gives no random number")?;
-    let sources = config.sources.iter().map(|source| epoch::open(&mut state, source, now)).collect::<anyhow::Result<Vec<Opened>>>()?;
-    let begun = epoch::begin(&mut state, &mut spool, &sources, nonce, now, spool_lost.as_deref())?;
+    let sources = config.sources.iter().map(|source| epoch::open(&mut state, source, at.wall)).collect::<anyhow::Result<Vec<Opened>>>()?;
+    let begun = epoch::begin(&mut state, &mut spool, &sources, nonce, at, spool_lost.as_deref())?;
 
     let slots = Slots::open(&config.data_dir)?;
     let rows = state.slots()?;
@@ -339,6 +339,7 @@ impl Start<'_> {
             cuts: self.cuts.clone(),
             reporter: self.reporter.clone(),
             drift_window: self.config.drift.window.0,
+            limits: Limits::of,
         };
         let timed = matches!(source.pace(), Pace::Timed(_));
         let (sensed, sensed_seen) = mpsc::channel(if timed { SENSED } else { 1 });
@@ -350,7 +351,8 @@ impl Start<'_> {
             Shape::Columns(columns) => tokio::spawn(Sensor::new(around, columns, sensed_seen, slots).run()),
         };
         let first = self.begun.first[&name];
-        let thread = sense::start(&name, source, first, self.clock, sensed).context("a source's thread cannot be started")?;
+        let thread =
+            sense::start(&name, source, first, self.begun.at, self.clock, sensed).context("a source's thread cannot be started")?;
         Ok((thread, pipeline))
     }
 }

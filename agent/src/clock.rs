@@ -3,22 +3,50 @@
 //! Invariant: `Mono` counts from the start of this process and never jumps; `Wall` is what the system says and may be wrong.
 //! Not here: deciding what is due (`sense`) or expired (`updater`).
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    fmt::Debug,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
+use tokio::time::Instant;
 use wayside_common::time::{ClockStamp, Mono, Wall, WallQuality};
 
 /// No agent of this line of versions ran before: an earlier wall time is a clock that was never set (2026-01-01).
 pub const EARLIEST: Wall = Wall(1_767_225_600_000);
 
-/// The system's clocks. Copies tell the same time.
+/// What tells the wall time. A simulated fleet has one of its own, which jumps when it is told to.
+pub trait WallClock: Debug + Send + Sync {
+    fn wall(&self) -> Wall;
+}
+
+/// The operating system's.
+#[derive(Debug)]
+struct System;
+
+impl WallClock for System {
+    fn wall(&self) -> Wall {
+        match SystemTime::now().duration_since(UNIX_EPOCH) {
+            Ok(since) => Wall(0).plus(since),
+            Err(before) => Wall(0).minus(before.duration()),
+        }
+    }
+}
+
+/// Both clocks. Copies tell the same time.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     started: Instant,
+    wall: &'static dyn WallClock,
 }
 
 impl Clock {
     pub fn start() -> Self {
-        Self { started: Instant::now() }
+        Self::with(&System)
+    }
+
+    /// `Mono` follows tokio's clock, which a test may pause.
+    pub fn with(wall: &'static dyn WallClock) -> Self {
+        Self { started: Instant::now(), wall }
     }
 
     pub fn mono(&self) -> Mono {
@@ -26,10 +54,7 @@ impl Clock {
     }
 
     pub fn wall(&self) -> Wall {
-        match SystemTime::now().duration_since(UNIX_EPOCH) {
-            Ok(since) => Wall(0).plus(since),
-            Err(before) => Wall(0).minus(before.duration()),
-        }
+        self.wall.wall()
     }
 
     pub fn stamp(&self) -> ClockStamp {
@@ -44,8 +69,8 @@ impl Clock {
     }
 
     /// The tokio instant at which `mono` is reached.
-    pub fn instant(&self, mono: Mono) -> tokio::time::Instant {
-        tokio::time::Instant::from_std(self.started + Duration::from_micros(mono.0))
+    pub fn instant(&self, mono: Mono) -> Instant {
+        self.started + Duration::from_micros(mono.0)
     }
 }
 

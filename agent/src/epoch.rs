@@ -13,7 +13,7 @@ use wayside_common::{
     gap::{Extent, Gap, Reason},
     id::{Epoch, SourceName, StreamId, StreamKind},
     schedule::Position,
-    time::Wall,
+    time::{ClockStamp, Wall},
 };
 
 use crate::{
@@ -62,19 +62,21 @@ pub fn open(state: &mut State, config: &SourceConfig, started: Wall) -> anyhow::
 #[derive(Clone, Debug, PartialEq)]
 pub struct Begun {
     pub epoch: Epoch,
+    pub at: ClockStamp,
     /// Where each source begins.
     pub first: BTreeMap<SourceName, Position>,
 }
 
-/// Begins an epoch at `now`. `spool_lost`: why the spool is a new one, if it is.
+/// Begins an epoch. `spool_lost`: why the spool is a new one, if it is.
 pub fn begin(
     state: &mut State,
     spool: &mut Spool,
     sources: &[Opened],
     nonce: u64,
-    now: Wall,
+    at: ClockStamp,
     spool_lost: Option<&str>,
 ) -> anyhow::Result<Begun> {
+    let now = at.wall;
     let past = state.past_epochs()?;
     let marks = spool.marks()?;
     let epoch = Epoch { counter: past.first().map_or(1, |last| last.epoch.counter + 1), nonce };
@@ -103,7 +105,7 @@ pub fn begin(
     }
     let remembered: Vec<Epoch> = past.iter().take(REMEMBERED).map(|past| past.epoch).collect();
     spool.forget_marks(&remembered)?;
-    Ok(Begun { epoch, first })
+    Ok(Begun { epoch, at, first })
 }
 
 fn ending(last: Option<&PastEpoch>, marks: &[Mark]) -> Ending {
@@ -166,7 +168,7 @@ mod tests {
         block::Block,
         reading::Reading,
         record::Body,
-        time::{ClockStamp, Mono, WallQuality},
+        time::{Mono, WallQuality},
     };
 
     use super::*;
@@ -190,8 +192,9 @@ mod tests {
             let (mut spool, lost) = Spool::open(self.dir.path(), &config.spool).unwrap();
             let opened = open(&mut state, &config.sources[0], Wall(now)).unwrap();
             let Pace::Timed(schedule) = opened.source.pace() else { panic!("it is timed") };
+            let at = ClockStamp { mono: Mono(0), wall: Wall(now), quality: WallQuality::Plausible };
             let known = state.ledger().unwrap().1.len();
-            let begun = begin(&mut state, &mut spool, &[opened], 1, Wall(now), lost.as_deref()).unwrap();
+            let begun = begin(&mut state, &mut spool, &[opened], 1, at, lost.as_deref()).unwrap();
             let gaps = state.ledger().unwrap().1.split_off(known);
             let first = begun.first[&"imu0".parse().unwrap()].0;
             if commit > 0 {
@@ -231,18 +234,18 @@ mod tests {
         let imu: SourceName = "imu0".parse().unwrap();
         let (begun, gaps) = device.run(100_000, 20, false);
         assert_eq!((begun.epoch.counter, begun.first[&imu], gaps), (1, Position(0), vec![]));
-        // Anchor 100_001; positions 0..20 are stored, the last due at 101_901; down until 105_000.
-        let (begun, gaps) = device.run(105_000, 0, false);
-        assert_eq!(ranges(&gaps), [(Reason::Crash, 20, 29), (Reason::NotRunning, 30, 49)]);
-        assert_eq!((begun.epoch.counter, begun.first[&imu]), (2, Position(50)));
+        // Anchor 100_001; positions 0..20 are stored, the last due at 101_901; down until 110_000.
+        let (begun, gaps) = device.run(110_000, 0, false);
+        assert_eq!(ranges(&gaps), [(Reason::Crash, 20, 68), (Reason::NotRunning, 69, 99)]);
+        assert_eq!((begun.epoch.counter, begun.first[&imu]), (2, Position(100)));
         // Killed before anything was stored.
-        let (begun, gaps) = device.run(105_500, 10, true);
-        assert_eq!(ranges(&gaps), [(Reason::Crash, 50, 54)]);
-        assert_eq!(begun.first[&imu], Position(55));
+        let (begun, gaps) = device.run(110_500, 10, true);
+        assert_eq!(ranges(&gaps), [(Reason::Crash, 100, 104)]);
+        assert_eq!(begun.first[&imu], Position(105));
         // A clean end.
-        let (begun, gaps) = device.run(107_001, 5, false);
-        assert_eq!(ranges(&gaps), [(Reason::NotRunning, 65, 70)]);
-        assert_eq!((begun.epoch.counter, begun.first[&imu]), (4, Position(71)));
+        let (begun, gaps) = device.run(112_001, 5, false);
+        assert_eq!(ranges(&gaps), [(Reason::NotRunning, 115, 120)]);
+        assert_eq!((begun.epoch.counter, begun.first[&imu]), (4, Position(121)));
     }
 
     #[test]

@@ -68,13 +68,14 @@ impl Keeper {
         self.settle(&mut memory).await;
         loop {
             tokio::select! {
+                biased;
+                Some(given_up) = self.given_up.recv() => self.mourn(given_up, &mut memory).await,
                 cut = self.cuts.recv() => {
                     let Some(cut) = cut else { break };
                     let cuts = self.gather(cut).await;
                     self.keep(cuts, &mut memory).await;
                     self.make_room(&mut memory).await;
                 }
-                Some(given_up) = self.given_up.recv() => self.mourn(given_up, &mut memory).await,
             }
         }
         self.enter(&mut memory).await;

@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use wayside_common::{
     gap::{Extent, Gap, Reason},
-    id::{Epoch, StreamId},
+    id::{Class, Epoch, StreamId},
     schedule::{Position, Schedule},
     time::Wall,
 };
 
 /// Between a record's time and its commit at most this much passes; what was due later in a dead epoch was not running.
-pub const COMMIT_WITHIN: Duration = Duration::from_secs(1);
+pub fn commit_within(class: Class) -> Duration {
+    Duration::from_secs(if class == Class::Bulk { 5 } else { 1 })
+}
 
 /// What is known of one stream when the agent starts.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,8 +65,9 @@ fn entries_of(standing: &Standing, ending: Ending, restart: Wall) -> Vec<Gap> {
         (Timetable::Timed { schedule, accounted }, _) => timed(standing, schedule, *accounted, ending, restart),
         (Timetable::Untimed { last }, Ending::Unclean { alive }) => {
             let from = last.plus(Duration::from_millis(1));
-            let to = alive.max(*last).plus(COMMIT_WITHIN).min(restart);
-            if from > to { Vec::new() } else { vec![gap(standing, None, (from, to), Reason::Crash)] }
+            let to = alive.max(*last).plus(commit_within(standing.stream.kind.class())).min(restart);
+            // After a clock that was put back nobody knows when it was, but still that it was.
+            vec![gap(standing, None, (from.min(to), from.max(to)), Reason::Crash)]
         }
         (Timetable::Untimed { .. }, Ending::First | Ending::Clean) => Vec::new(),
     }
@@ -84,7 +87,7 @@ fn timed(standing: &Standing, schedule: &Schedule, accounted: Option<Position>, 
         Ending::First | Ending::Clean => None,
         Ending::Unclean { alive } => {
             let last = accounted.map_or(schedule.anchor, |p| schedule.due(p));
-            Some(alive.max(last).plus(COMMIT_WITHIN).min(end))
+            Some(alive.max(last).plus(commit_within(standing.stream.kind.class())).min(end))
         }
     };
     let Some(died) = died else {
@@ -161,7 +164,7 @@ mod tests {
     fn standing(period_us: u64, count: Option<u64>, accounted: Option<u64>) -> Standing {
         let schedule = Schedule { anchor: Wall(10_000), period: Duration::from_micros(period_us), count };
         Standing {
-            stream: "imu0.readings".parse().unwrap(),
+            stream: "cam0.frames".parse().unwrap(),
             epoch: EPOCH,
             after_seq: Some(41),
             timetable: Timetable::Timed { schedule, accounted: accounted.map(Position) },

@@ -16,7 +16,7 @@ use tokio::{
     task::JoinSet,
 };
 use wayside_common::{
-    id::{SlotName, SourceName, StreamId, StreamKind},
+    id::{Class, SlotName, SourceName, StreamId, StreamKind},
     record::{Body, Fact, NoAnswer, Sketch},
     time::{Mono, Wall},
 };
@@ -25,7 +25,7 @@ use crate::{
     clock::{Clock, wall_at},
     drift::{Counted, Counter},
     judge::{Judge, Judged, Loaded, Question},
-    pipeline::batcher::{Batcher, Entry, LIMITS, Run},
+    pipeline::batcher::{Batcher, Entry, Limits, Run},
     report::Reporter,
     spool::Cut,
 };
@@ -39,12 +39,14 @@ pub struct Surroundings {
     pub reporter: Reporter,
     /// Length of a drift window.
     pub drift_window: Duration,
+    /// When a batch is full.
+    pub limits: fn(Class) -> Limits,
 }
 
 impl Surroundings {
     fn stream<T>(&self, kind: StreamKind, body: impl Fn(Vec<T>) -> Body + Send + 'static) -> Stream<T> {
         let id = StreamId { source: self.source.clone(), kind };
-        Stream { id, batcher: Batcher::new(LIMITS), body: Box::new(body), cuts: self.cuts.clone() }
+        Stream { id, batcher: Batcher::new((self.limits)(kind.class())), body: Box::new(body), cuts: self.cuts.clone() }
     }
 
     fn wall_of(&self, mono: Mono) -> Wall {

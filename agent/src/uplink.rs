@@ -109,8 +109,11 @@ impl Uplink {
                 break;
             }
             let wake = self.clock.instant(self.wake_at(&connection));
+            // In this order, so that a broker that never stops talking holds up neither the end nor what is due.
             tokio::select! {
-                event = self.link.next() => self.on_link(event, &mut connection).await,
+                biased;
+                Ok(()) = self.stop.changed() => {}
+                () = sleep_until(wake) => self.on_time(&mut connection).await,
                 Some(event) = self.held.recv() => {
                     let now = self.clock.mono();
                     self.sender.handle(now, event);
@@ -118,15 +121,14 @@ impl Uplink {
                         self.sender.handle(now, event);
                     }
                 }
+                () = self.hello_due.notified() => self.say_hello(&mut connection).await,
+                Ok(()) = self.installed.changed() => self.say_installed(&mut connection).await,
                 Some(outgoing) = self.outbox.recv() => {
                     if connection.up {
                         self.link.publish(outgoing.up, wire::encode(&outgoing.packet), outgoing.care);
                     }
                 }
-                () = self.hello_due.notified() => self.say_hello(&mut connection).await,
-                Ok(()) = self.installed.changed() => self.say_installed(&mut connection).await,
-                Ok(()) = self.stop.changed() => {}
-                () = sleep_until(wake) => self.on_time(&mut connection).await,
+                event = self.link.next() => self.on_link(event, &mut connection).await,
             }
         }
         self.link.publish(Up::State, wire::encode(&FromDevice::Gone), Care::Acked);

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use wayside_common::{
+    id::Class,
     schedule::Position,
     time::{Mono, Wall},
 };
@@ -19,7 +20,13 @@ pub struct Limits {
     pub age: Duration,
 }
 
-pub const LIMITS: Limits = Limits { count: 500, bytes: 48 * 1024, age: Duration::from_millis(700) };
+impl Limits {
+    /// A power cut may cost bulk more than the rest, for which its larger batches pack better and wear the flash less.
+    pub fn of(class: Class) -> Self {
+        let age = Duration::from_millis(if class == Class::Bulk { 4_000 } else { 700 });
+        Self { count: 1_000, bytes: 48 * 1024, age }
+    }
+}
 
 /// A record on its way, with what the ledger would have to say of it.
 #[derive(Clone, Debug, PartialEq)]

@@ -97,12 +97,13 @@ impl Sensor {
         while open || self.slots.iter().any(|judging| !judging.asking.is_idle()) {
             let wake = self.deadline().unwrap_or(self.around.clock.mono() + Duration::from_secs(3_600));
             tokio::select! {
+                biased;
+                () = sleep_until(self.around.clock.instant(wake)) => self.poll().await,
+                (slot, asked, answer) = answered(&mut self.slots) => self.predict(slot, asked, answer).await,
                 sensed = self.sensed.recv(), if open => match sensed {
                     Some(sensed) => self.take(sensed).await,
                     None => open = false,
                 },
-                (slot, asked, answer) = answered(&mut self.slots) => self.predict(slot, asked, answer).await,
-                () = sleep_until(self.around.clock.instant(wake)) => self.poll().await,
             }
         }
         let (now, wall) = (self.around.clock.mono(), self.around.clock.wall());

@@ -15,7 +15,7 @@ use wayside_common::{
 use wayside_models::manifest::{WindowColumn, WindowInput};
 
 use super::{camera::Camera, sensor::Sensor, *};
-use crate::{judge::Slot, sampling, scratch::Scratch, sensed::Sensed, source::Item, state::State, store::Store};
+use crate::{judge::Slot, pipeline::batcher::Limits, sampling, scratch::Scratch, sensed::Sensed, source::Item, state::State, store::Store};
 
 /// Answers each question with what stands next in its script, after the gate was opened for it.
 struct Scripted {
@@ -67,7 +67,8 @@ fn bed(script: &[Result<&'static str, NoAnswer>], gated: bool, window: Option<Wi
     let (held, held_seen) = mpsc::channel(100);
     let state = Store::new(State::open(dir.path()).unwrap());
     let reporter = Reporter { epoch: Epoch { counter: 1, nonce: 1 }, clock, state, held, hello_due: Arc::new(Notify::new()) };
-    let around = Surroundings { source: "cam0".parse().unwrap(), clock, cuts, reporter, drift_window: Duration::from_secs(60) };
+    let around =
+        Surroundings { source: "cam0".parse().unwrap(), clock, cuts, reporter, drift_window: Duration::from_secs(60), limits: Limits::of };
     let judge = Arc::new(Scripted {
         script: std::sync::Mutex::new(script.iter().copied().collect()),
         gate: gated.then(|| tokio::sync::Semaphore::new(0)),
