@@ -236,7 +236,7 @@ mod tests {
         assert_eq!((begun.epoch.counter, begun.first[&imu], gaps), (1, Position(0), vec![]));
         // Anchor 100_001; positions 0..20 are stored, the last due at 101_901; down until 110_000.
         let (begun, gaps) = device.run(110_000, 0, false);
-        assert_eq!(ranges(&gaps), [(Reason::Crash, 20, 68), (Reason::NotRunning, 69, 99)]);
+        assert_eq!(ranges(&gaps), [(Reason::Crash, 20, 69), (Reason::NotRunning, 70, 99)]);
         assert_eq!((begun.epoch.counter, begun.first[&imu]), (2, Position(100)));
         // Killed before anything was stored.
         let (begun, gaps) = device.run(110_500, 10, true);
