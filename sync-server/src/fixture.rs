@@ -4,6 +4,7 @@
 
 use wayside_common::{
     block::Block,
+    degraded::{Degraded, Fidelity},
     fleet::{Generation, Hello, ModelRef, Outcome, SlotStatus, Stage, StreamHold, UpdateReport},
     id::{DeviceId, Digest, Epoch},
     reading::{Column, Reading},
@@ -40,6 +41,16 @@ pub fn readings(positions: std::ops::Range<u64>) -> Body {
         .map(|p| Reading { position: Position(p), mono: Mono(p * 10_000), values: vec![Some(p as i32), (p % 7 != 0).then_some(-5)] })
         .collect();
     Body::Readings(Block::pack(&[column("ax"), column("ay")], &rows).expect("two columns"))
+}
+
+/// The same readings with less left of them: downsampled, or a sketch.
+pub fn degraded(positions: std::ops::Range<u64>, fidelity: Fidelity) -> Body {
+    let Body::Readings(block) = readings(positions) else { unreachable!("readings") };
+    let downsampled = Degraded::downsample(&block).expect("there are readings");
+    Body::Degraded(match fidelity {
+        Fidelity::Sketch => downsampled.sketch().expect("undamaged").expect("there is a step below"),
+        Fidelity::Downsampled | Fidelity::Raw => downsampled,
+    })
 }
 
 pub fn model(byte: u8) -> Digest {

@@ -6,7 +6,7 @@
 pub mod check;
 
 use std::{
-    collections::HashSet,
+    collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -61,7 +61,7 @@ pub struct Intake {
     events: Events,
     commits: mpsc::Sender<Waiting>,
     /// Devices that said hello since this server started; the others are asked to.
-    greeted: Mutex<HashSet<DeviceId>>,
+    greeted: Mutex<BTreeSet<DeviceId>>,
 }
 
 /// A batch, and who waits for its receipt.
@@ -169,7 +169,10 @@ impl Intake {
         if verdict == Verdict::Overlap {
             tracing::warn!(%device, stream = %batch.stream, first_seq = batch.first_seq, "a batch overlaps with what is stored");
         }
-        if tally.stored > 0
+        if tally.replaced > 0 {
+            tracing::debug!(%device, stream = %batch.stream, first_seq = batch.first_seq, records = tally.replaced, "came in higher fidelity");
+        }
+        if tally.stored + tally.replaced > 0
             && let Some(event) = newest(device, batch)
         {
             self.events.publish(event);

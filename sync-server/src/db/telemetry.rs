@@ -6,6 +6,7 @@
 use async_trait::async_trait;
 use serde::Serialize;
 use wayside_common::{
+    degraded::Fidelity,
     fleet::{Hello, SlotStatus},
     id::{DeviceId, Digest, SlotName, SourceName},
     reading::Column,
@@ -44,6 +45,8 @@ pub struct Tally {
     pub redelivered: u64,
     /// Came again with other content; the first stays.
     pub differing: u64,
+    /// Took the place of the same records in less fidelity.
+    pub replaced: u64,
 }
 
 /// What the ledger and hello changed.
@@ -103,14 +106,19 @@ pub struct StreamContent {
     pub duplicate_positions: u64,
     pub redelivered: u64,
     pub differing: u64,
+    /// Records that came in less fidelity first, and then better.
+    pub replaced: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct GapEntry {
     pub epoch: String,
     pub stream: String,
+    /// First and last position, where they are known.
     pub from: Option<u64>,
     pub to: Option<u64>,
+    /// These positions are as many as the records that are missing.
+    pub exact: bool,
     pub first_seq: Option<u64>,
     pub last_seq: Option<u64>,
     pub after_seq: Option<u64>,
@@ -190,6 +198,8 @@ pub struct Range {
 pub struct Readings {
     pub columns: Vec<Column>,
     pub rows: Vec<ReadingRow>,
+    /// What is stored of the range in less fidelity, in the order of time. A bucket that reaches over a cut is told on both sides of it.
+    pub degraded: Vec<DegradedStretch>,
     /// False where the limit, or a change of columns, cut the answer; `next_ms` is then where to go on.
     pub complete: bool,
     pub next_ms: Option<i64>,
@@ -200,6 +210,28 @@ pub struct ReadingRow {
     pub position: u64,
     pub wall_ms: i64,
     pub values: Vec<Option<i32>>,
+}
+
+/// Neighbouring buckets of one fidelity, with their own columns.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct DegradedStretch {
+    pub fidelity: Fidelity,
+    pub columns: Vec<Column>,
+    pub buckets: Vec<BucketRow>,
+}
+
+/// Some neighbouring readings as one: raw integers, null where a column had no value.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct BucketRow {
+    /// First and last position.
+    pub from: u64,
+    pub to: u64,
+    pub from_ms: i64,
+    pub to_ms: i64,
+    pub count: u64,
+    pub means: Vec<Option<i32>>,
+    pub minima: Vec<Option<i32>>,
+    pub maxima: Vec<Option<i32>>,
 }
 
 /// The newest of everything, per source and slot.

@@ -5,7 +5,9 @@
 
 use wayside_common::{
     block::Block,
+    degraded::Degraded,
     fleet::Hello,
+    reading::Column,
     record::{
         Answer, Batch, Body, Frame, MAX_EMBEDDING, MAX_ITEM, MAX_LABEL, MAX_NUMBER, MAX_REASON, MAX_SAMPLE_JPEG, NoAnswer, Prediction,
         Report, Sample, Sketch,
@@ -52,7 +54,7 @@ pub fn batch(batch: &Batch) -> Result<(), String> {
         Body::Sketches(records) => records.iter().try_for_each(sketch),
         Body::Readings(packed) => block(packed),
         Body::Samples(records) => records.iter().try_for_each(sample),
-        Body::Degraded(_) => Err("degraded readings, which this server does not store yet".into()),
+        Body::Degraded(remains) => degraded(remains),
     }
 }
 
@@ -70,6 +72,9 @@ pub fn hello(hello: &Hello) -> Result<(), String> {
         if let Some((from, to)) = gap.positions {
             position(from)?;
             position(to)?;
+            if to < from {
+                return Err(format!("a gap from position {} to {}", from.0, to.0));
+            }
         }
         match gap.extent {
             wayside_common::gap::Extent::Exact { first_seq, last_seq } => {
@@ -143,15 +148,31 @@ fn sample(sample: &Sample) -> Result<(), String> {
 }
 
 fn block(block: &Block) -> Result<(), String> {
-    for column in &block.columns {
-        text("column", &column.name, MAX_NAME)?;
-        text("unit", &column.unit, MAX_NAME)?;
-        if !(column.offset.is_finite() && column.lsb.is_finite() && column.lsb > 0.0) {
-            return Err(format!("column {} has no resolution", column.name));
-        }
-    }
+    block.columns.iter().try_for_each(column)?;
     let readings = block.unpack().map_err(|e| e.to_string())?;
     readings.iter().try_for_each(|reading| position(reading.position))
+}
+
+/// Its buckets follow each other: what they claim of the source's positions is told as ranges.
+fn degraded(degraded: &Degraded) -> Result<(), String> {
+    degraded.columns().iter().try_for_each(column)?;
+    let mut unclaimed = 0;
+    for bucket in degraded.buckets().map_err(|e| e.to_string())? {
+        let (from, to) = bucket.positions;
+        position(to)?;
+        if from.0 < unclaimed || to < from {
+            return Err(format!("a bucket from position {} to {} after {unclaimed}", from.0, to.0));
+        }
+        unclaimed = to.0 + 1;
+    }
+    Ok(())
+}
+
+fn column(column: &Column) -> Result<(), String> {
+    text("column", &column.name, MAX_NAME)?;
+    text("unit", &column.unit, MAX_NAME)?;
+    let resolved = column.offset.is_finite() && column.lsb.is_finite() && column.lsb > 0.0;
+    if resolved { Ok(()) } else { Err(format!("column {} has no resolution", column.name)) }
 }
 
 fn answer(answer: &Result<Answer, NoAnswer>) -> Result<(), String> {

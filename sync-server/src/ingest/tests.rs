@@ -1,5 +1,8 @@
 //! The intake over a real store: every variant, what comes again, and what must not be believed.
 
+mod fidelity;
+mod restored;
+
 use std::sync::{Arc, Mutex, PoisonError};
 
 use wayside_common::{

@@ -5,6 +5,7 @@
 mod answer;
 mod commit;
 mod content;
+mod degraded;
 mod device;
 mod ledger;
 mod reading;
@@ -158,6 +159,20 @@ CREATE TABLE thumbnail (
 
 /// The device's epoch when a picture came: positions may start anew with an epoch, so they are compared within one.
 pub const SCHEMA_3: &str = "ALTER TABLE thumbnail ADD COLUMN epoch TEXT NOT NULL DEFAULT '';";
+
+/// Readings in less than full fidelity. `base_seq`: the seq of the first record that `bytes` stands for; the row stands for
+/// `first_seq..end_seq` of them.
+pub const SCHEMA_4: &str = "
+CREATE TABLE degraded (
+    id INTEGER PRIMARY KEY,
+    stream INTEGER NOT NULL REFERENCES stream, first_seq INTEGER NOT NULL, end_seq INTEGER NOT NULL, base_seq INTEGER NOT NULL,
+    source INTEGER NOT NULL, first_wall INTEGER NOT NULL, last_wall INTEGER NOT NULL,
+    clock BLOB NOT NULL, bytes BLOB NOT NULL,
+    UNIQUE (stream, first_seq)
+) STRICT;
+CREATE INDEX degraded_wall ON degraded (source, first_wall, last_wall);
+ALTER TABLE stream ADD COLUMN replaced INTEGER NOT NULL DEFAULT 0;
+";
 
 /// Reads the store's incarnation, making it at the first start.
 pub fn incarnation(connection: &mut Connection) -> anyhow::Result<u64> {

@@ -3,7 +3,7 @@
 //! Invariant: the stream's row and the records change together or not at all; one batch that fails takes no other with it; what is
 //! stored is compared, never replaced. Not here: how a record becomes a row (`record`).
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use anyhow::Context;
 use rusqlite::{OptionalExtension, Transaction, params};
@@ -14,7 +14,7 @@ use wayside_common::{
     wire,
 };
 
-use super::{device, int, record};
+use super::{degraded, device, int, record};
 use crate::db::telemetry::{Arrival, Receipt, Tally};
 
 /// (epoch, stream) rows of one device; each start of an agent makes a few.
@@ -70,8 +70,8 @@ fn one(tx: &Transaction, incarnation: u64, arrival: &Arrival) -> anyhow::Result<
     };
     let tally = store(tx, &place, arrival, &before, verdict)?;
     tx.prepare(
-        "UPDATE stream SET watermark = ?2, ranges = ?3, records = records + ?4, redelivered = redelivered + ?5, differing = differing + ?6
-         WHERE id = ?1",
+        "UPDATE stream SET watermark = ?2, ranges = ?3, records = records + ?4, redelivered = redelivered + ?5, differing = differing + ?6,
+         replaced = replaced + ?7 WHERE id = ?1",
     )?
     .execute(params![
         place.stream,
@@ -79,22 +79,26 @@ fn one(tx: &Transaction, incarnation: u64, arrival: &Arrival) -> anyhow::Result<
         wire::encode(&after.ranges),
         int(tally.stored)?,
         int(tally.redelivered)?,
-        int(tally.differing)?
+        int(tally.differing)?,
+        int(tally.replaced)?
     ])?;
     Ok(Receipt::Stored { ack, verdict, tally })
 }
 
-/// Stores what `before` does not cover and compares the rest with what is there.
+/// Stores what `before` does not cover, and what is better than what is there; compares the rest.
 fn store(tx: &Transaction, place: &Place, arrival: &Arrival, before: &StreamRow, verdict: Verdict) -> anyhow::Result<Tally> {
     let batch = &arrival.batch;
     let digest = Digest::of(&wire::encode(&batch.body));
     let mut tally = Tally::default();
+    let replaced = if verdict == Verdict::New { Vec::new() } else { degraded::give_way(tx, place, batch)? };
+    let fresh = |seq: u64| !before.covers(seq, seq + 1) || replaced.iter().any(|&(from, to)| (from..to).contains(&seq));
     if verdict != Verdict::New {
-        (tally.redelivered, tally.differing) = compare(tx, place, batch, before, &digest)?;
+        (tally.redelivered, tally.differing) = compare(tx, place, batch, &fresh, &digest)?;
     }
-    if verdict != Verdict::Known {
-        let fresh = |seq: u64| !before.covers(seq, seq + 1);
-        tally.stored = record::insert(tx, place, arrival, &fresh)?;
+    if verdict != Verdict::Known || !replaced.is_empty() {
+        let inserted = record::insert(tx, place, arrival, &fresh)?;
+        tally.replaced = replaced.iter().map(|(from, to)| to - from).sum();
+        tally.stored = inserted.saturating_sub(tally.replaced);
         note_runs(tx, place, arrival, &fresh, &digest)?;
     }
     Ok(tally)
@@ -118,7 +122,7 @@ fn note_runs(tx: &Transaction, place: &Place, arrival: &Arrival, fresh: &dyn Fn(
 
 /// How many of the covered records are the same, and how many differ. One that is covered and not stored is a hole that the
 /// device had announced; it stays one.
-fn compare(tx: &Transaction, place: &Place, batch: &Batch, before: &StreamRow, digest: &Digest) -> anyhow::Result<(u64, u64)> {
+fn compare(tx: &Transaction, place: &Place, batch: &Batch, fresh: &dyn Fn(u64) -> bool, digest: &Digest) -> anyhow::Result<(u64, u64)> {
     let (first, end) = (int(batch.first_seq)?, int(batch.end_seq())?);
     let stored: Option<Vec<u8>> = tx
         .prepare("SELECT digest FROM batch WHERE stream = ?1 AND first_seq = ?2 AND end_seq = ?3")?
@@ -127,13 +131,14 @@ fn compare(tx: &Transaction, place: &Place, batch: &Batch, before: &StreamRow, d
     if stored.is_some_and(|stored| stored == digest.0) {
         return Ok((batch.len(), 0));
     }
-    let stored: HashMap<u64, [u8; 16]> = match &batch.body {
+    let stored: BTreeMap<u64, [u8; 16]> = match &batch.body {
+        Body::Degraded(remains) => return degraded::compare(tx, place, batch, remains, fresh),
         Body::Readings(_) => record::stored_readings(tx, place, first, end)?,
         _ => record::stored_contents(tx, place, batch.stream.kind, first, end)?,
     };
     let (mut same, mut differing) = (0, 0);
     for (seq, content) in (batch.first_seq..).zip(record::contents(&batch.body)?) {
-        if before.covers(seq, seq + 1) {
+        if !fresh(seq) {
             match stored.get(&seq) {
                 Some(other) if *other != content => differing += 1,
                 _ => same += 1,

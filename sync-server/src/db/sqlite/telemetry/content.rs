@@ -3,12 +3,12 @@
 //! Invariant: positions come out of the stored records themselves, so that a position stored twice under two names shows. Nothing
 //! is cached. Not here: the receiver's row.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use rusqlite::{Transaction, params};
 use wayside_common::{id::DeviceId, wire};
 
-use super::record::StoredBlock;
+use super::{degraded, record::StoredBlock};
 use crate::db::telemetry::{ReportRow, StreamContent};
 
 struct Row {
@@ -22,22 +22,24 @@ struct Row {
 pub fn streams(tx: &Transaction, device: &DeviceId) -> anyhow::Result<Vec<StreamContent>> {
     let rows = rows(tx, device)?;
     // Of earlier epochs, per source and kind.
-    let mut earlier: HashMap<(i64, String), Vec<(u64, u64)>> = HashMap::new();
+    let mut earlier: BTreeMap<(i64, String), Vec<(u64, u64)>> = BTreeMap::new();
     let mut contents = Vec::with_capacity(rows.len());
     for Row { id, source, kind, mut content } in rows {
-        let mut positions = match kind.as_str() {
-            "readings" => reading_positions(tx, id)?,
-            "frames" => frame_positions(tx, id)?,
-            _ => Vec::new(),
+        let (mut positions, claims) = match kind.as_str() {
+            "readings" => (reading_positions(tx, id)?, degraded::positions(tx, id)?),
+            "frames" => (frame_positions(tx, id)?, Vec::new()),
+            _ => (Vec::new(), Vec::new()),
         };
         positions.sort_unstable();
         let seen = earlier.entry((source, kind)).or_default();
         let before = positions.len();
         positions.dedup();
         let repeated = positions.iter().filter(|&&position| contains(seen, position)).count();
-        content.duplicate_positions = (before - positions.len() + repeated) as u64;
-        content.positions = merge(positions.into_iter().map(|position| (position, position)).collect());
-        *seen = merge(seen.iter().chain(&content.positions).copied().collect());
+        content.positions = merge(positions.iter().map(|&position| (position, position)).collect());
+        let claimed = count(&claims);
+        content.degraded = without(&without(&merge(claims), &content.positions), seen);
+        content.duplicate_positions = (before - positions.len() + repeated) as u64 + claimed - count(&content.degraded);
+        *seen = merge(seen.iter().chain(&content.positions).chain(&content.degraded).copied().collect());
         contents.push(content);
     }
     Ok(contents)
@@ -45,7 +47,7 @@ pub fn streams(tx: &Transaction, device: &DeviceId) -> anyhow::Result<Vec<Stream
 
 fn rows(tx: &Transaction, device: &DeviceId) -> anyhow::Result<Vec<Row>> {
     let mut statement = tx.prepare(
-        "SELECT stream.id, source, kind, epoch, source.name, watermark, ranges, records, redelivered, differing
+        "SELECT stream.id, source, kind, epoch, source.name, watermark, ranges, records, redelivered, differing, replaced
          FROM stream JOIN source ON source.id = stream.source WHERE stream.device = ?1 ORDER BY epoch_counter, epoch, source.name, kind",
     )?;
     let mut found = statement.query(params![device.as_str()])?;
@@ -63,6 +65,7 @@ fn rows(tx: &Transaction, device: &DeviceId) -> anyhow::Result<Vec<Row>> {
             duplicate_positions: 0,
             redelivered: row.get::<_, i64>(8)? as u64,
             differing: row.get::<_, i64>(9)? as u64,
+            replaced: row.get::<_, i64>(10)? as u64,
         };
         rows.push(Row { id: row.get(0)?, source: row.get(1)?, kind, content });
     }
@@ -89,6 +92,30 @@ fn frame_positions(tx: &Transaction, stream: i64) -> anyhow::Result<Vec<u64>> {
 fn contains(ranges: &[(u64, u64)], position: u64) -> bool {
     let after = ranges.partition_point(|&(from, _)| from <= position);
     after.checked_sub(1).is_some_and(|at| position <= ranges[at].1)
+}
+
+/// How many positions inclusive ranges name, one that two of them name twice.
+fn count(ranges: &[(u64, u64)]) -> u64 {
+    ranges.iter().map(|(from, to)| to - from + 1).sum()
+}
+
+/// What of sorted, disjoint, inclusive ranges lies outside others of that kind.
+fn without(ranges: &[(u64, u64)], others: &[(u64, u64)]) -> Vec<(u64, u64)> {
+    let mut left = Vec::new();
+    for &(from, to) in ranges {
+        let mut at = from;
+        let first = others.partition_point(|&(_, end)| end < from);
+        for &(begin, end) in others[first..].iter().take_while(|&&(begin, _)| begin <= to) {
+            if at < begin {
+                left.push((at, begin - 1));
+            }
+            at = at.max(end.saturating_add(1));
+        }
+        if at <= to {
+            left.push((at, to));
+        }
+    }
+    left
 }
 
 /// Inclusive ranges, touching ones joined.
@@ -131,6 +158,25 @@ mod tests {
     fn ranges_that_touch_are_one() {
         assert_eq!(merge(vec![(7, 9), (0, 0), (1, 2), (3, 5), (9, 12)]), [(0, 5), (7, 12)]);
         assert_eq!(merge(vec![(u64::MAX, u64::MAX), (0, u64::MAX)]), [(0, u64::MAX)]);
+    }
+
+    #[test]
+    fn what_others_hold_is_left_out() {
+        struct Case {
+            ranges: &'static [(u64, u64)],
+            others: &'static [(u64, u64)],
+            left: &'static [(u64, u64)],
+        }
+        let cases = [
+            Case { ranges: &[(0, 9)], others: &[], left: &[(0, 9)] },
+            Case { ranges: &[(0, 9)], others: &[(0, 9)], left: &[] },
+            Case { ranges: &[(0, 9), (20, 29)], others: &[(5, 22), (25, 25)], left: &[(0, 4), (23, 24), (26, 29)] },
+            Case { ranges: &[(3, 4)], others: &[(0, 1), (9, 9)], left: &[(3, 4)] },
+            Case { ranges: &[(3, 1 << 53)], others: &[(5, 1 << 53)], left: &[(3, 4)] },
+        ];
+        for case in cases {
+            assert_eq!(without(case.ranges, case.others), case.left, "{:?} without {:?}", case.ranges, case.others);
+        }
     }
 
     #[test]

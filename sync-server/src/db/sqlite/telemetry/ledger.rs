@@ -2,7 +2,9 @@
 //!
 //! Invariant: the ledger is cumulative; telling an entry again, or a grown one, changes no count twice. Not here: the ledger of the device.
 
-use rusqlite::{Transaction, params};
+use std::collections::BTreeMap;
+
+use rusqlite::{OptionalExtension, Transaction, params};
 use wayside_common::{
     fleet::Hello,
     gap::{Extent, Gap, Reason},
@@ -10,7 +12,7 @@ use wayside_common::{
     wire,
 };
 
-use super::int;
+use super::{degraded, int, record};
 use crate::db::telemetry::GapEntry;
 
 /// Takes the entries in; gives how many are new.
@@ -114,38 +116,28 @@ pub fn streams_with_loss(tx: &Transaction, device: &DeviceId, hello: &Hello) -> 
 /// What the device holds no more, is not stored, and no ledger explains: acked by a store that is gone, or its ledger is lost.
 /// Computed anew each time, so that a ledger that comes later takes it back.
 fn lost(tx: &Transaction, device: &DeviceId) -> anyhow::Result<Vec<GapEntry>> {
-    let mut statement = tx.prepare(
-        "SELECT epoch, epoch_counter, stream, max(held), max(watermark), max(ranges), max(records) FROM (
-             SELECT epoch, epoch_counter, stream, lowest_held AS held, 0 AS watermark, NULL AS ranges, 0 AS records FROM hold
-             WHERE device = ?1
-             UNION ALL
-             SELECT epoch, epoch_counter, source.name || '.' || kind, watermark, watermark, ranges, records FROM stream
-             JOIN source ON source.id = stream.source WHERE stream.device = ?1)
-         GROUP BY epoch, epoch_counter, stream ORDER BY epoch_counter, epoch, stream",
-    )?;
-    let mut rows = statement.query(params![device.as_str()])?;
     let mut lost = Vec::new();
-    while let Some(row) = rows.next()? {
-        let (epoch, stream): (String, String) = (row.get(0)?, row.get(2)?);
-        let (end, watermark, records) = (row.get::<_, i64>(3)? as u64, row.get::<_, i64>(4)? as u64, row.get::<_, i64>(6)? as u64);
+    for place in places(tx, device)? {
         // Below its watermark a stream that was never told to skip has every record: nothing to look for, and no batch to read.
-        if end <= watermark && records >= watermark + above(row.get(5)?)? {
+        if place.end <= place.watermark && place.records >= place.watermark + above(&place.ranges)? {
             continue;
         }
-        let stored = stored(tx, device, &epoch, &stream)?;
+        let stored = stored(tx, device, &place.epoch, &place.stream)?;
         let mut explained: Vec<(u64, u64)> = stored.iter().map(|run| (run.from, run.to)).collect();
-        explained.extend(exact(tx, device, &epoch, &stream)?);
-        for (from, to) in holes(explained, end) {
+        explained.extend(exact(tx, device, &place.epoch, &place.stream)?);
+        for (from, to) in holes(explained, place.end) {
+            let (positions, count) = (positions_around(tx, device, &place, from, to)?, to - from);
             lost.push(GapEntry {
-                epoch: epoch.clone(),
-                stream: stream.clone(),
-                from: None,
-                to: None,
+                epoch: place.epoch.clone(),
+                stream: place.stream.clone(),
+                from: positions.map(|(from, _)| from),
+                to: positions.map(|(_, to)| to),
+                exact: positions.is_some_and(|(from, to)| to - from + 1 == count),
                 first_seq: Some(from),
                 last_seq: Some(to - 1),
                 after_seq: None,
                 span: span_around(&stored, from, to),
-                count: Some(to - from),
+                count: Some(count),
                 unknown: false,
                 reason: Reason::LostByServer.as_str().into(),
             });
@@ -154,9 +146,113 @@ fn lost(tx: &Transaction, device: &DeviceId) -> anyhow::Result<Vec<GapEntry>> {
     Ok(lost)
 }
 
+/// A stream of one epoch as the device tells of it, or as it is stored, or both.
+struct Told {
+    epoch: String,
+    counter: i64,
+    stream: String,
+    /// The row of the stream, where there is one.
+    id: Option<i64>,
+    /// Below it nothing more will come.
+    end: u64,
+    watermark: u64,
+    ranges: Option<Vec<u8>>,
+    records: u64,
+}
+
+fn places(tx: &Transaction, device: &DeviceId) -> anyhow::Result<Vec<Told>> {
+    let mut statement = tx.prepare(
+        "SELECT epoch_counter, epoch, stream, NULL, lowest_held, 0, NULL, 0 FROM hold WHERE device = ?1
+         UNION ALL
+         SELECT epoch_counter, epoch, source.name || '.' || kind, stream.id, watermark, watermark, ranges, records FROM stream
+         JOIN source ON source.id = stream.source WHERE stream.device = ?1",
+    )?;
+    let mut rows = statement.query(params![device.as_str()])?;
+    let mut places: BTreeMap<(i64, String, String), Told> = BTreeMap::new();
+    while let Some(row) = rows.next()? {
+        let (epoch, stream): (String, String) = (row.get(1)?, row.get(2)?);
+        let counter: i64 = row.get(0)?;
+        let fresh =
+            Told { epoch: epoch.clone(), counter, stream: stream.clone(), id: None, end: 0, watermark: 0, ranges: None, records: 0 };
+        let place = places.entry((counter, epoch, stream)).or_insert(fresh);
+        place.end = place.end.max(row.get::<_, i64>(4)? as u64);
+        if let Some(id) = row.get(3)? {
+            (place.id, place.ranges) = (Some(id), row.get(6)?);
+            (place.watermark, place.records) = (row.get::<_, i64>(5)? as u64, row.get::<_, i64>(7)? as u64);
+        }
+    }
+    Ok(places.into_values().collect())
+}
+
+/// The positions between the records, or the entries of the ledger, on both sides of a hole of `from..to`. `None`: a side is not
+/// known, or its records are no positions of a source.
+fn positions_around(tx: &Transaction, device: &DeviceId, place: &Told, from: u64, to: u64) -> anyhow::Result<Option<(u64, u64)>> {
+    let name = [device.as_str(), &place.epoch, &place.stream];
+    let kind = place.stream.rsplit('.').next().unwrap_or_default();
+    let stored = |seq: Option<u64>| match (place.id, seq) {
+        (Some(stream), Some(seq)) => position_at(tx, stream, kind, seq),
+        _ => Ok(None),
+    };
+    // What follows an epoch's last record begins after its seq; what came before its first one, after none.
+    let gap = |column: &str, condition: &str, seq: Option<u64>| -> anyhow::Result<Option<u64>> {
+        let sql = format!("SELECT {column} FROM gap WHERE device = ?1 AND epoch = ?2 AND stream = ?3 AND {condition}");
+        let found =
+            tx.prepare(&sql)?.query_row(params![name[0], name[1], name[2], seq.map(int).transpose()?], |row| row.get::<_, Option<i64>>(0));
+        Ok(found.optional()?.flatten().map(|position| position as u64))
+    };
+    let (last, next) = (from.checked_sub(1), Some(to));
+    let before = match stored(last)? {
+        Some(position) => Some(position),
+        None if last.is_some() => gap("max(to_position)", "last_seq = ?4", last)?,
+        None => match gap("max(to_position)", "first_seq IS NULL AND after_seq IS ?4", None)? {
+            Some(position) => Some(position),
+            None => end_of_epoch_before(tx, device, place)?,
+        },
+    };
+    let after = match stored(next)? {
+        Some(position) => Some(position),
+        None => match gap("min(from_position)", "first_seq = ?4", next)? {
+            Some(position) => Some(position),
+            None => gap("min(from_position)", "first_seq IS NULL AND after_seq = ?4", Some(to - 1))?,
+        },
+    };
+    Ok(before.zip(after).map(|(before, after)| (before.saturating_add(1), after.saturating_sub(1))).filter(|(from, to)| from <= to))
+}
+
+/// The last position of what the device says was not running before this epoch. An entry of an older epoch would be no neighbour:
+/// whatever is stored or told since then lies between.
+fn end_of_epoch_before(tx: &Transaction, device: &DeviceId, place: &Told) -> anyhow::Result<Option<u64>> {
+    let found = tx
+        .prepare(
+            "SELECT max(to_position) FROM gap WHERE device = ?1 AND stream = ?2 AND first_seq IS NULL AND epoch_counter = ?3 - 1
+             AND 1 = (SELECT count(DISTINCT epoch) FROM gap AS other WHERE other.device = ?1 AND other.epoch_counter = ?3 - 1)",
+        )?
+        .query_row(params![device.as_str(), place.stream, place.counter], |row| row.get::<_, Option<i64>>(0))?;
+    Ok(found.map(|position| position as u64))
+}
+
+/// Of the record with this seq, where it is stored.
+fn position_at(tx: &Transaction, stream: i64, kind: &str, seq: u64) -> anyhow::Result<Option<u64>> {
+    match kind {
+        "frames" => {
+            let sql = "SELECT position FROM frame WHERE stream = ?1 AND seq = ?2";
+            let found = tx.prepare(sql)?.query_row(params![stream, int(seq)?], |row| row.get::<_, i64>(0)).optional()?;
+            Ok(found.map(|position| position as u64))
+        }
+        "readings" => match record::position_of(tx, stream, seq)? {
+            Some(position) => Ok(Some(position)),
+            None => {
+                let edges = degraded::around(tx, stream, seq)?;
+                Ok(edges.and_then(|edges| edges.into_iter().find(|(edge, _)| *edge == seq)).map(|(_, position)| position))
+            }
+        },
+        _ => Ok(None),
+    }
+}
+
 /// How many records a stream's row has above its watermark.
-fn above(ranges: Option<Vec<u8>>) -> anyhow::Result<u64> {
-    let ranges = ranges.map_or(Ok(Vec::new()), |bytes| wire::decode::<Vec<(u64, u64)>>(&bytes))?;
+fn above(ranges: &Option<Vec<u8>>) -> anyhow::Result<u64> {
+    let ranges = ranges.as_ref().map_or(Ok(Vec::new()), |bytes| wire::decode::<Vec<(u64, u64)>>(bytes))?;
     Ok(ranges.iter().map(|(from, to)| to - from).sum())
 }
 
@@ -223,11 +319,13 @@ pub fn list(tx: &Transaction, device: &DeviceId) -> anyhow::Result<Vec<GapEntry>
     let rows = statement.query_map(params![device.as_str()], |row| {
         let (first_seq, last_seq) = (number(row, 4)?, number(row, 5)?);
         let count = first_seq.zip(last_seq).map(|(first, last)| last - first + 1);
+        let (from, to) = (number(row, 2)?, number(row, 3)?);
         Ok(GapEntry {
             epoch: row.get(0)?,
             stream: row.get(1)?,
-            from: number(row, 2)?,
-            to: number(row, 3)?,
+            exact: from.zip(to).zip(count).is_some_and(|((from, to), count)| (to + 1).checked_sub(from) == Some(count)),
+            from,
+            to,
             first_seq,
             last_seq,
             after_seq: number(row, 6)?,

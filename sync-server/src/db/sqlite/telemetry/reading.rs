@@ -5,11 +5,11 @@
 use rusqlite::{Transaction, params};
 use wayside_common::{id::DeviceId, reading::Column};
 
-use super::{record::StoredBlock, sources};
+use super::{degraded, record::StoredBlock, sources};
 use crate::db::telemetry::{LatestReading, LatestValue, Range, ReadingRow, Readings};
 
 pub fn range(tx: &Transaction, device: &DeviceId, range: &Range) -> anyhow::Result<Readings> {
-    let mut answer = Readings { columns: Vec::new(), rows: Vec::new(), complete: true, next_ms: None };
+    let mut answer = Readings { columns: Vec::new(), rows: Vec::new(), degraded: Vec::new(), complete: true, next_ms: None };
     let Some((source, _)) = sources(tx, device, "readings", Some(range.source.as_str()))?.pop() else { return Ok(answer) };
     // Blocks of two epochs may overlap in time where the clock was set back.
     let mut statement = tx.prepare(
@@ -32,7 +32,14 @@ pub fn range(tx: &Transaction, device: &DeviceId, range: &Range) -> anyhow::Resu
         answer.rows.extend(rows(&block, range)?);
     }
     answer.rows.sort_by_key(|row| (row.wall_ms, row.position));
+    let (stretches, more) = degraded::range(tx, source, range)?;
+    answer.degraded = stretches;
+    answer.next_ms = answer.next_ms.into_iter().chain(more).min();
     cut(&mut answer, limit);
+    if let Some(next) = answer.next_ms {
+        answer.degraded.iter_mut().for_each(|stretch| stretch.buckets.retain(|bucket| bucket.from_ms < next));
+        answer.degraded.retain(|stretch| !stretch.buckets.is_empty());
+    }
     Ok(answer)
 }
 
