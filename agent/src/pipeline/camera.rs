@@ -108,13 +108,14 @@ impl Camera {
             let now = self.around.clock.mono();
             let wake = self.deadline().unwrap_or(now + Duration::from_secs(3_600));
             tokio::select! {
+                biased;
+                () = sleep_until(self.around.clock.instant(wake)) => self.poll().await,
+                (ticket, answer) = answered(&mut self.slot) => self.order.answer(ticket, answer),
+                () = changed(&mut model), if !room => {}
                 sensed = self.sensed.recv(), if open && room => match sensed {
                     Some(sensed) => self.take(sensed).await,
                     None => open = false,
                 },
-                (ticket, answer) = answered(&mut self.slot) => self.order.answer(ticket, answer),
-                () = changed(&mut model), if !room => {}
-                () = sleep_until(self.around.clock.instant(wake)) => self.poll().await,
             }
             while let Some((frame, answer)) = self.order.pop() {
                 self.record(frame, answer).await;

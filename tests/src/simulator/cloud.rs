@@ -94,6 +94,7 @@ impl Cloud {
         let running: Vec<bool> = self.servers.iter().map(Option::is_some).collect();
         self.servers.iter_mut().for_each(|server| *server = None);
         self.db.close();
+        self.refuse_commits(false);
         self.disk.restore(&backup);
         self.db = open(&self.disk)?;
         (0..running.len()).filter(|server| running[*server]).for_each(|server| self.start(server));

@@ -299,7 +299,10 @@ impl World {
         match self.devices[device].start(self.say.clone()).await {
             Ok(()) => self.connect_soon(device),
             // As a service manager does.
-            Err(_) => self.plan(Duration::from_secs(30), Event::Start { device }),
+            Err(error) => {
+                tracing::info!(device, error = format!("{error:#}"), "the agent does not start");
+                self.plan(Duration::from_secs(30), Event::Start { device });
+            }
         }
     }
 
@@ -395,6 +398,7 @@ impl World {
 
     async fn begin(&mut self, incident: Incident) -> anyhow::Result<()> {
         let Incident { fault, device, lasts, .. } = incident;
+        tracing::info!(?fault, device, ?lasts, at = ?self.begun.elapsed(), "an incident");
         match fault {
             Fault::Partition => {
                 self.lines[device].cut += 1;
