@@ -260,17 +260,19 @@ mod tests {
         let reporter = Reporter { epoch, clock, state: state.clone(), held, hello_due: Arc::new(Notify::new()) };
         let ((_cuts, cuts), (_given_up, given_up), (storage_fault, _)) = (mpsc::channel(1), mpsc::channel(1), watch::channel(false));
         let mut keeper = Keeper { spool: Store::new(spool), reporter, cuts, given_up, storage_fault };
-        let on_disk = |file: &str, sql: &str| rusqlite::Connection::open(dir.path().join(file)).unwrap().execute_batch(sql).unwrap();
+        let batches = keeper.spool.clone();
+        let on_state = |sql: &'static str| state.with(move |state| state.execute_batch(sql).unwrap());
+        let on_spool = |sql: &'static str| batches.with(move |spool| spool.execute_batch(sql).unwrap());
 
         let mut memory = Memory::default();
-        on_disk("state.db", "ALTER TABLE ledger RENAME TO away");
+        on_state("ALTER TABLE ledger RENAME TO away").await;
         keeper.settle(&mut memory).await;
         keeper.settle(&mut memory).await;
         assert_eq!(memory.waiting, [cut.lost(epoch, Reason::Evicted)]);
-        on_disk("state.db", "ALTER TABLE away RENAME TO ledger");
-        on_disk("spool.db", "CREATE TRIGGER no BEFORE DELETE ON batch BEGIN SELECT raise(ABORT, 'no'); END");
+        on_state("ALTER TABLE away RENAME TO ledger").await;
+        on_spool("CREATE TRIGGER no BEFORE DELETE ON batch BEGIN SELECT raise(ABORT, 'no'); END").await;
         keeper.settle(&mut memory).await;
-        on_disk("spool.db", "DROP TRIGGER no");
+        on_spool("DROP TRIGGER no").await;
         keeper.settle(&mut memory).await;
         assert_eq!(state.with(|state| state.ledger().unwrap().1).await, [cut.lost(epoch, Reason::Evicted)]);
         assert_eq!(keeper.spool.with(|spool| spool.given_up().unwrap()).await, []);

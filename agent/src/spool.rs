@@ -8,6 +8,7 @@
 use std::{
     path::{Path, PathBuf},
     str::FromStr,
+    time::Duration,
 };
 
 use rusqlite::{Connection, OptionalExtension, params};
@@ -149,6 +150,9 @@ impl Spool {
 
     fn open_file(path: &Path, config: &Config) -> Result<Self, SpoolError> {
         let connection = Connection::open(path)?;
+        // One agent per folder; and the log's index lies in RAM, not in a file of its own.
+        connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+        connection.busy_timeout(Duration::ZERO)?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "NORMAL")?;
         connection.execute_batch(SCHEMA)?;
@@ -387,6 +391,12 @@ impl Spool {
         self.bytes
     }
 
+    /// Breaks things on purpose.
+    #[cfg(test)]
+    pub(crate) fn execute_batch(&self, sql: &str) -> rusqlite::Result<()> {
+        self.connection.execute_batch(sql)
+    }
+
     #[cfg(test)]
     fn limit_pages(&self, pages: u32) {
         self.connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(())).expect("SQLite knows the pragma");
@@ -434,8 +444,6 @@ fn set_aside(path: &Path) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use wayside_common::{
         block::Block,
         reading::Reading,

@@ -29,6 +29,8 @@ pub enum StateError {
     Sqlite(#[from] rusqlite::Error),
     #[error("the state store holds {0:?}, which is not what it should be")]
     Value(String),
+    #[error("another agent runs on this data folder")]
+    InUse,
 }
 
 /// An epoch of an earlier start.
@@ -80,7 +82,10 @@ CREATE TABLE IF NOT EXISTS slot (slot TEXT PRIMARY KEY, model BLOB NOT NULL, pre
 impl State {
     pub fn open(dir: &Path) -> Result<Self, StateError> {
         let connection = Connection::open(dir.join("state.db"))?;
-        connection.pragma_update(None, "journal_mode", "WAL")?;
+        // One agent per folder; and the log's index lies in RAM, not in a file of its own.
+        connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+        connection.busy_timeout(Duration::ZERO)?;
+        connection.pragma_update(None, "journal_mode", "WAL").map_err(in_use)?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         // The store is small; so is its log.
         connection.pragma_update(None, "wal_autocheckpoint", 64)?;
@@ -347,10 +352,23 @@ impl State {
         save_single(&self.connection, "storage_fault", &true)
     }
 
+    /// Breaks things on purpose.
+    #[cfg(test)]
+    pub(crate) fn execute_batch(&self, sql: &str) -> rusqlite::Result<()> {
+        self.connection.execute_batch(sql)
+    }
+
     fn single<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StateError> {
         let found: Option<Vec<u8>> =
             self.connection.query_row("SELECT value FROM single WHERE name = ?1", [name], |row| row.get(0)).optional()?;
         found.map(|bytes| decoded(&bytes)).transpose()
+    }
+}
+
+fn in_use(error: rusqlite::Error) -> StateError {
+    match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::DatabaseBusy) => StateError::InUse,
+        _ => error.into(),
     }
 }
 
@@ -507,6 +525,15 @@ mod tests {
         assert_eq!((past[0].epoch, past[0].clean, past[1].clean), (second, false, true));
         assert_eq!(state.accounted(&"imu0.readings".parse().unwrap()).unwrap(), Some(Position(3)));
         assert!(state.begin_epoch(second, Wall(7), &[], &[]).is_err(), "a counter is used once");
+    }
+
+    #[test]
+    fn a_second_agent_on_the_folder_is_refused() {
+        let dir = Scratch::new();
+        let state = State::open(dir.path()).unwrap();
+        assert!(matches!(State::open(dir.path()), Err(StateError::InUse)));
+        drop(state);
+        State::open(dir.path()).unwrap();
     }
 
     #[test]

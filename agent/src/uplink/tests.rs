@@ -153,8 +153,7 @@ fn a_link_is_wedged_when_it_is_silent_although_something_waits() {
 #[tokio::test]
 async fn a_hello_that_cannot_be_made_is_not_tried_again_at_once() {
     let (bed, mut uplink) = idle_bed();
-    let disk = rusqlite::Connection::open(bed._dir.path().join("state.db")).unwrap();
-    disk.execute_batch("ALTER TABLE ledger RENAME TO away").unwrap();
+    bed.state.with(|state| state.execute_batch("ALTER TABLE ledger RENAME TO away").unwrap()).await;
     let mut connection = Connection::new(Mono(0));
     (connection.up, connection.ledger_said) = (true, Some(Mono(0)));
     let before = uplink.clock.mono();
