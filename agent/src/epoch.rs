@@ -193,9 +193,9 @@ mod tests {
             let opened = open(&mut state, &config.sources[0], Wall(now)).unwrap();
             let Pace::Timed(schedule) = opened.source.pace() else { panic!("it is timed") };
             let at = ClockStamp { mono: Mono(0), wall: Wall(now), quality: WallQuality::Plausible };
-            let known = state.ledger().unwrap().1.len();
+            let known = state.ledger().unwrap().gaps.len();
             let begun = begin(&mut state, &mut spool, &[opened], 1, at, lost.as_deref()).unwrap();
-            let gaps = state.ledger().unwrap().1.split_off(known);
+            let gaps = state.ledger().unwrap().gaps.split_off(known);
             let first = begun.first[&"imu0".parse().unwrap()].0;
             if commit > 0 {
                 let readings: Vec<Reading> =

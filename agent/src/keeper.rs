@@ -274,7 +274,7 @@ mod tests {
         keeper.settle(&mut memory).await;
         on_spool("DROP TRIGGER no").await;
         keeper.settle(&mut memory).await;
-        assert_eq!(state.with(|state| state.ledger().unwrap().1).await, [cut.lost(epoch, Reason::Evicted)]);
+        assert_eq!(state.with(|state| state.ledger().unwrap().gaps).await, [cut.lost(epoch, Reason::Evicted)]);
         assert_eq!(keeper.spool.with(|spool| spool.given_up().unwrap()).await, []);
     }
 }

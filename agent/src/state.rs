@@ -22,6 +22,8 @@ use crate::{ledger::merged, spool::HeldBatch};
 
 /// A hello carries at most this many entries; the rest follows when these are acked.
 const LEDGER_IN_ONE_HELLO: i64 = 1_000;
+/// So many entries outlive their ack.
+const LEDGER_KEPT: i64 = 1_000;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
@@ -55,6 +57,16 @@ pub struct SlotRow {
     pub slot: SlotName,
     pub active: ModelRef,
     pub previous: Option<Digest>,
+}
+
+/// What a hello tells of the gap ledger.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ledger {
+    /// As in `Hello::ledger_base`.
+    pub base: u64,
+    /// The version that acks `gaps`.
+    pub version: u64,
+    pub gaps: Vec<Gap>,
 }
 
 #[derive(Debug)]
@@ -185,21 +197,30 @@ impl State {
         Ok(transaction.commit()?)
     }
 
-    /// The entries that are not acked, oldest first, and the version that acks them all. Version 0: there are none.
-    pub fn ledger(&self) -> Result<(u64, Vec<Gap>), StateError> {
-        let mut statement = self.connection.prepare("SELECT version, gap FROM ledger ORDER BY version LIMIT ?1")?;
-        let mut rows = statement.query([LEDGER_IN_ONE_HELLO])?;
-        let (mut version, mut gaps) = (0, Vec::new());
+    /// The entries that are not acked, oldest first.
+    pub fn ledger(&self) -> Result<Ledger, StateError> {
+        let acked: u64 = self.single("ledger_acked")?.unwrap_or(0);
+        let older: i64 = self.connection.query_row("SELECT count(*) FROM ledger WHERE version <= ?1", [acked as i64], |row| row.get(0))?;
+        let mut statement = self.connection.prepare("SELECT version, gap FROM ledger WHERE version > ?1 ORDER BY version LIMIT ?2")?;
+        let mut rows = statement.query([acked as i64, LEDGER_IN_ONE_HELLO])?;
+        let mut ledger = Ledger { base: if older > 0 { acked } else { 0 }, version: acked, gaps: Vec::new() };
         while let Some(row) = rows.next()? {
-            version = row.get::<_, i64>(0)? as u64;
-            gaps.push(decoded(&row.get::<_, Vec<u8>>(1)?)?);
+            ledger.version = row.get::<_, i64>(0)? as u64;
+            ledger.gaps.push(decoded(&row.get::<_, Vec<u8>>(1)?)?);
         }
-        Ok((version, gaps))
+        Ok(ledger)
     }
 
+    /// The server has the ledger up to `version`: more than before, or less, if it was restored from a backup. So the newest entries
+    /// stay when they are acked.
     pub fn ledger_acked(&mut self, version: u64) -> Result<(), StateError> {
-        self.connection.execute("DELETE FROM ledger WHERE version <= ?1", [version as i64])?;
-        Ok(())
+        let transaction = self.connection.transaction()?;
+        save_single(&transaction, "ledger_acked", &version)?;
+        transaction.execute(
+            "DELETE FROM ledger WHERE version <= ?1 AND version <= (SELECT max(version) FROM ledger) - ?2",
+            [version as i64, LEDGER_KEPT],
+        )?;
+        Ok(transaction.commit()?)
     }
 
     /// The highest position of `stream` that stands, or stood, in the ledger, or was stored when an epoch began.
@@ -549,7 +570,7 @@ mod tests {
     }
 
     #[test]
-    fn ledger_entries_that_touch_are_one_and_an_ack_deletes_what_it_saw() {
+    fn ledger_entries_that_touch_are_one_and_are_told_until_they_are_acked() {
         let dir = Scratch::new();
         let mut state = State::open(dir.path()).unwrap();
         let parts = [
@@ -559,14 +580,19 @@ mod tests {
             gap((31, 40), Some((31, 40)), Reason::DiskFull),
         ];
         state.enter_gaps(&parts).unwrap();
-        let (version, entries) = state.ledger().unwrap();
-        assert_eq!(entries, [gap((0, 19), Some((0, 19)), Reason::Evicted), parts[2].clone(), parts[3].clone()]);
+        let Ledger { base, version, gaps } = state.ledger().unwrap();
+        assert_eq!(base, 0);
+        assert_eq!(gaps, [gap((0, 19), Some((0, 19)), Reason::Evicted), parts[2].clone(), parts[3].clone()]);
         state.enter_gaps(&[gap((41, 50), Some((41, 50)), Reason::DiskFull)]).unwrap();
         state.ledger_acked(version).unwrap();
-        let (later, entries) = state.ledger().unwrap();
-        assert_eq!(entries, [gap((31, 50), Some((31, 50)), Reason::DiskFull)]);
-        state.ledger_acked(later).unwrap();
-        assert_eq!(state.ledger().unwrap(), (0, vec![]));
+        let later = state.ledger().unwrap();
+        assert_eq!((later.base, later.gaps), (version, vec![gap((31, 50), Some((31, 50)), Reason::DiskFull)]));
+        state.ledger_acked(later.version).unwrap();
+        assert_eq!(state.ledger().unwrap(), Ledger { base: later.version, version: later.version, gaps: vec![] });
+        // The server was restored from a backup that knows nothing of this device.
+        state.ledger_acked(0).unwrap();
+        let again = state.ledger().unwrap();
+        assert_eq!((again.base, again.version, again.gaps.len()), (0, later.version, 3));
         assert_eq!(state.accounted(&"imu0.readings".parse().unwrap()).unwrap(), Some(Position(50)));
     }
 

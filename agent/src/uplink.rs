@@ -32,6 +32,8 @@ pub const LIMITS: Limits = Limits { in_flight: 8, resend: Duration::from_secs(5)
 
 /// A connection on which nothing came back for so long, while something waits for its ack, is wedged.
 const WEDGED: Duration = Duration::from_secs(20);
+/// What the disk refused to delete is tried again.
+const DELETE_AGAIN: Duration = Duration::from_secs(10);
 /// A ledger that stays unacked is said again.
 const HELLO_AGAIN: Duration = Duration::from_secs(10);
 
@@ -82,11 +84,13 @@ struct Connection {
     ledger_said: Option<Mono>,
     /// What the last hello or slots told of the updater.
     said: Option<Installed>,
+    /// Acked, and the disk refuses to delete them; not before this time again.
+    undeleted: Option<(Mono, Vec<BatchKey>)>,
 }
 
 impl Connection {
     fn new(now: Mono) -> Self {
-        Self { up: false, last_heard: now, waits_since: None, ledger_said: None, said: None }
+        Self { up: false, last_heard: now, waits_since: None, ledger_said: None, said: None, undeleted: None }
     }
 
     fn waits(&mut self, waits: bool, now: Mono) {
@@ -103,7 +107,7 @@ impl Uplink {
     pub async fn run(mut self) -> Drained {
         let mut connection = Connection::new(self.clock.mono());
         loop {
-            self.perform().await;
+            self.perform(&mut connection).await;
             connection.waits(self.sender.waits_since().is_some(), self.clock.mono());
             if self.is_over(&connection) {
                 break;
@@ -146,7 +150,8 @@ impl Uplink {
     fn wake_at(&self, connection: &Connection) -> Mono {
         let idle = self.clock.mono() + Duration::from_secs(3_600);
         let again = connection.ledger_said.filter(|_| connection.up).map(|said| said + HELLO_AGAIN);
-        [self.sender.deadline(), connection.wedged_at(), again, *self.stop.borrow()].into_iter().flatten().fold(idle, Mono::min)
+        let delete = connection.undeleted.as_ref().map(|(at, _)| *at);
+        [self.sender.deadline(), connection.wedged_at(), again, delete, *self.stop.borrow()].into_iter().flatten().fold(idle, Mono::min)
     }
 
     async fn on_time(&mut self, connection: &mut Connection) {
@@ -223,7 +228,7 @@ impl Uplink {
         }
         connection.ledger_said = None;
         let more = self.state.with(|state| state.ledger()).await;
-        if more.is_ok_and(|(_, gaps)| !gaps.is_empty()) {
+        if more.is_ok_and(|ledger| !ledger.gaps.is_empty()) {
             self.say_hello(connection).await;
         }
     }
@@ -242,8 +247,12 @@ impl Uplink {
         }
     }
 
-    async fn perform(&mut self) {
-        let mut acked = Vec::new();
+    async fn perform(&mut self, connection: &mut Connection) {
+        let now = self.clock.mono();
+        let mut acked = match connection.undeleted.take_if(|(at, _)| *at <= now) {
+            Some((_, keys)) => keys,
+            None => Vec::new(),
+        };
         while let Some(action) = self.sender.poll() {
             match action {
                 Action::Send { key, sent } => self.send(key, sent).await,
@@ -253,18 +262,35 @@ impl Uplink {
         if acked.is_empty() {
             return;
         }
-        let (vital, rest): (Vec<_>, Vec<_>) = acked.into_iter().partition(|key| key.class == Class::Vital);
-        // A batch that stays by mistake is sent again after the next start, and known there.
-        if !vital.is_empty()
-            && let Err(error) = self.state.with(move |state| state.delete_vital(&vital)).await
-        {
-            tracing::error!(%error, "acked reports cannot be deleted");
+        if let Some((at, mut keys)) = connection.undeleted.take() {
+            // The disk has just refused others.
+            keys.extend(acked);
+            connection.undeleted = Some((at, keys));
+            return;
         }
-        if !rest.is_empty()
-            && let Err(error) = self.spool.with(move |spool| spool.delete(&rest)).await
-        {
-            tracing::error!(%error, "acked batches cannot be deleted");
+        let left = self.delete(acked).await;
+        connection.undeleted = (!left.is_empty()).then(|| (self.clock.mono() + DELETE_AGAIN, left));
+    }
+
+    /// Gives back what the disk refuses to delete: it is tried again, and after a new start sent again and known.
+    async fn delete(&mut self, keys: Vec<BatchKey>) -> Vec<BatchKey> {
+        let (vital, rest): (Vec<_>, Vec<_>) = keys.into_iter().partition(|key| key.class == Class::Vital);
+        let mut left = Vec::new();
+        if !vital.is_empty() {
+            let keys = vital.clone();
+            if let Err(error) = self.state.with(move |state| state.delete_vital(&keys)).await {
+                tracing::error!(%error, "acked reports cannot be deleted");
+                left.extend(vital);
+            }
         }
+        if !rest.is_empty() {
+            let keys = rest.clone();
+            if let Err(error) = self.spool.with(move |spool| spool.delete(&keys)).await {
+                tracing::error!(%error, "acked batches cannot be deleted");
+                left.extend(rest);
+            }
+        }
+        left
     }
 
     async fn send(&mut self, key: BatchKey, sent: u64) {
@@ -324,8 +350,8 @@ impl Uplink {
     }
 
     async fn hello(&mut self) -> anyhow::Result<Hello> {
-        let (ledger_version, ledger, vital) =
-            self.state.with(|state| state.ledger().and_then(|(version, gaps)| Ok((version, gaps, state.vital_holds()?)))).await?;
+        let (ledger, vital) =
+            self.state.with(|state| state.ledger().and_then(|ledger| Ok((ledger, state.vital_holds()?)))).await?;
         let marks = self.spool.with(|spool| spool.marks()).await?;
         let installed = self.installed.borrow().clone();
         Ok(Hello {
@@ -337,8 +363,9 @@ impl Uplink {
             slots: installed.slots,
             streams: holds(self.identity.epoch, marks, vital),
             sent: self.sender.sent(),
-            ledger,
-            ledger_version,
+            ledger: ledger.gaps,
+            ledger_version: ledger.version,
+            ledger_base: ledger.base,
             generation: installed.generation,
             root_version: installed.root_version,
             targets_version: installed.targets_version,

@@ -165,9 +165,11 @@ pub struct Hello {
     pub streams: Vec<StreamHold>,
     /// Bytes of batches sent so far in this epoch.
     pub sent: u64,
-    /// The whole ledger that is not yet acked, with its version.
+    /// What of the ledger is not acked, and up to which version it goes.
     pub ledger: Vec<Gap>,
     pub ledger_version: u64,
+    /// The version up to which the device takes the ledger for acked; 0 where it keeps nothing older than what it tells.
+    pub ledger_base: u64,
     /// Highest ever obeyed.
     pub generation: Generation,
     /// Versions of the trusted root and targets documents.

@@ -62,7 +62,8 @@ pub struct Thumbnail {
 pub enum ToDevice {
     /// On `dn/ack`: answers a batch.
     Ack { ack: Ack, credit: Credit },
-    /// On `dn/ack`: answers a hello, whose ledger up to this version is committed.
+    /// On `dn/ack`: answers a hello. The ledger up to this version is committed; if that is less than the device took for acked, the
+    /// server was restored from a backup, and the device tells the rest again.
     HelloAck { ledger_version: u64, credit: Credit },
     /// On `dn/ack`: this batch can never be stored, and is not to come again.
     Refused { epoch: Epoch, stream: StreamId, first_seq: u64, reason: String, credit: Credit },

@@ -133,6 +133,7 @@ pub fn hello() -> Hello {
         sent: 0,
         ledger: Vec::new(),
         ledger_version: 4,
+        ledger_base: 0,
         generation: Generation(2),
         root_version: 1,
         targets_version: 1,

@@ -197,7 +197,7 @@ impl Intake {
             tracing::error!(%device, "{alert}");
             self.events.publish(Event::Alert { device: Some(device.clone()), text: alert });
         }
-        let packet = ToDevice::HelloAck { ledger_version: hello.ledger_version, credit: self.credit(hello.sent) };
+        let packet = ToDevice::HelloAck { ledger_version: receipt.ledger_version, credit: self.credit(hello.sent) };
         let mut replies = vec![Reply { down: Down::Ack, packet }];
         replies.extend(self.control.hello(device, hello).await);
         Taken::Committed(replies)

@@ -54,6 +54,8 @@ pub struct Tally {
 pub struct HelloReceipt {
     /// Gaps that were not known before.
     pub new_gaps: u64,
+    /// The version up to which this store has the device's ledger.
+    pub ledger_version: u64,
     /// A person must look: the device looks restored or cloned, or this server has lost what it acked.
     pub alert: Option<String>,
 }

@@ -66,7 +66,7 @@ pub fn hello(hello: &Hello) -> Result<(), String> {
     if hello.streams.len() > MAX_HOLDS {
         return Err(format!("{} streams, and {MAX_HOLDS} are allowed", hello.streams.len()));
     }
-    let numbers = [hello.sent, hello.generation.0, hello.root_version, hello.targets_version, hello.ledger_version];
+    let numbers = [hello.sent, hello.generation.0, hello.root_version, hello.targets_version, hello.ledger_version, hello.ledger_base];
     numbers.into_iter().try_for_each(number)?;
     for gap in &hello.ledger {
         if let Some((from, to)) = gap.positions {

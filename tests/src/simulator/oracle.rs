@@ -111,7 +111,7 @@ impl Oracle {
 
     /// What has left the stores of a device is committed, or stands in the ledger.
     pub async fn check(&mut self, device: usize, life: &Life) -> anyhow::Result<()> {
-        let (ledger, vital) = life.state.with(|state| state.ledger().and_then(|(_, gaps)| Ok((gaps, state.vital_holds()?)))).await?;
+        let (ledger, vital) = life.state.with(|state| state.ledger().and_then(|ledger| Ok((ledger.gaps, state.vital_holds()?)))).await?;
         ledger.iter().for_each(|gap| self.told(device, gap));
         let marks = life.spool.with(|spool| spool.marks()).await?;
         let spooled = marks.into_iter().map(|mark| (mark.epoch, mark.stream, mark.lowest_held.unwrap_or(mark.next_seq)));
@@ -135,8 +135,8 @@ impl Oracle {
         self.check(device.index, life).await?;
         let left = life.spool.with(|spool| spool.held()).await?.len() + life.state.with(|state| state.held()).await?.len();
         ensure!(left == 0, "{left} batches are not drained");
-        let (_, ledger) = life.state.with(|state| state.ledger()).await?;
-        ensure!(ledger.is_empty(), "the ledger is not acked: {ledger:?}");
+        let ledger = life.state.with(|state| state.ledger()).await?;
+        ensure!(ledger.gaps.is_empty(), "the ledger is not acked: {ledger:?}");
         self.vital(device, cloud, life).await?;
         self.positions(device, cloud).await
     }

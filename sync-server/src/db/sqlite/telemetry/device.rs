@@ -23,9 +23,14 @@ pub fn presence(tx: &Transaction, device: &DeviceId, online: bool, now: Wall) ->
 }
 
 pub fn hello(tx: &Transaction, device: &DeviceId, hello: &Hello, now: Wall) -> anyhow::Result<HelloReceipt> {
-    let before: Option<(Option<String>, Option<u32>)> = tx
-        .query_row("SELECT epoch, epoch_counter FROM device WHERE id = ?1", params![device.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))
+    let before: Option<(Option<String>, Option<u32>, i64)> = tx
+        .query_row("SELECT epoch, epoch_counter, ledger_version FROM device WHERE id = ?1", params![device.as_str()], |row| {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        })
         .optional()?;
+    let known = before.as_ref().map_or(0, |(.., version)| *version as u64);
+    // What lies between the two was acked by a store that is gone: it has to come again.
+    let ledger_version = if hello.ledger_base <= known { hello.ledger_version } else { known };
     presence(tx, device, true, now)?;
     tx.execute(
         "UPDATE device SET class = ?2, agent_version = ?3, epoch = ?4, epoch_counter = ?5, started = ?6, generation = ?7,
@@ -41,18 +46,18 @@ pub fn hello(tx: &Transaction, device: &DeviceId, hello: &Hello, now: Wall) -> a
             int(hello.root_version)?,
             int(hello.targets_version)?,
             hello.storage_fault,
-            int(hello.ledger_version)?
+            int(ledger_version)?
         ],
     )?;
     replace_slots(tx, device, &hello.slots)?;
     let new_gaps = ledger::take(tx, device, &hello.ledger)?;
     ledger::note_holds(tx, device, hello)?;
     let lost = ledger::streams_with_loss(tx, device, hello)?;
-    let restored = before.and_then(|(epoch, counter)| restored(&hello.epoch, &epoch?, counter?));
+    let restored = before.and_then(|(epoch, counter, _)| restored(&hello.epoch, &epoch?, counter?));
     let alert = restored.or_else(|| {
         (lost > 0).then(|| format!("{lost} streams lack records that were acked once: a server's store was lost, or the device's ledger"))
     });
-    Ok(HelloReceipt { new_gaps, alert })
+    Ok(HelloReceipt { new_gaps, ledger_version, alert })
 }
 
 /// Counters only grow: an older one, or the same with another nonce, is a restored image or a second device with this name.
