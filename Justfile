@@ -11,6 +11,10 @@ check:
 test *ARGS:
     cargo test --workspace {{ARGS}}
 
+# seeds of the simulated fleet in four kinds of trouble
+sim *ARGS:
+    cargo run --quiet --package wayside-tests --bin sim -- {{ARGS}}
+
 # known bugs, planted one by one: each must turn its test red
 planted:
     .ci/planted

@@ -34,6 +34,9 @@ struct Options {
     /// One seed alone.
     #[arg(long, conflicts_with_all = ["seeds", "from"])]
     seed: Option<u64>,
+    /// Ends at the first broken promise.
+    #[arg(long)]
+    first: bool,
     /// What the agent and the server log, as in "wayside_agent=debug"; for one seed.
     #[arg(long)]
     log: Option<String>,
@@ -48,12 +51,15 @@ fn main() -> ExitCode {
     let (from, count) = options.seed.map_or((options.from, options.seeds), |seed| (seed, 1));
     let mut good = true;
     for mix in mixes {
-        good &= run_mix(mix, from, count, options.seed.is_none());
+        good &= run_mix(mix, from, count, options.seed.is_none(), options.first);
+        if options.first && !good {
+            break;
+        }
     }
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn run_mix(mix: Mix, from: u64, count: u64, expect_all: bool) -> bool {
+fn run_mix(mix: Mix, from: u64, count: u64, expect_all: bool, first: bool) -> bool {
     let begun = Instant::now();
     let (next, total, failed) = (AtomicU64::new(from), Mutex::new(Tally::default()), AtomicU64::new(0));
     std::thread::scope(|scope| {
@@ -64,6 +70,9 @@ fn run_mix(mix: Mix, from: u64, count: u64, expect_all: bool) -> bool {
                         Ok(tally) => add(&mut total.lock().unwrap_or_else(PoisonError::into_inner), tally),
                         Err(error) => {
                             failed.fetch_add(1, Ordering::Relaxed);
+                            if first {
+                                next.store(from + count, Ordering::Relaxed);
+                            }
                             eprintln!("mix {mix}, seed {seed}: {error:#}");
                             eprintln!("  again: cargo run --quiet --package wayside-tests --bin sim -- --mix {mix} --seed {seed}");
                         }
