@@ -103,8 +103,7 @@ impl Agent {
 
     /// With a clock that may show anything.
     pub async fn start_with(config: Config, clock: Clock) -> anyhow::Result<Self> {
-        let way = Way::find(&config)?;
-        let started = clock.wall();
+        let (way, started) = (Way::find(&config)?, clock.wall());
         let Opening { state, spool, sources, begun, memory, present, slots } = open(&config, clock)?;
         let mut sender = Sender::new(uplink::LIMITS, begun.epoch.nonce);
         for held in state.held()?.into_iter().chain(spool.held()?) {

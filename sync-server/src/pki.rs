@@ -5,6 +5,7 @@
 //! (`api::enroll`), what was issued (`db::identity`).
 
 pub mod authority;
+pub mod export;
 pub mod request;
 mod served;
 pub mod timestamp;
@@ -35,6 +36,7 @@ use crate::{
     config::Span,
 };
 use authority::{Authority, Issued, Role};
+use export::Export;
 use request::{Proof, PublicKey, RequestError};
 use served::Served;
 use timestamp::Timestamp;
@@ -69,6 +71,7 @@ pub struct Pki {
     served: Arc<Served>,
     timestamp: Timestamp,
     revoked: Arc<Revoked>,
+    export: Option<Export>,
 }
 
 /// The serial numbers that are no longer good; the database remembers them.
@@ -99,7 +102,22 @@ impl Pki {
         let timestamp = Timestamp::open(folder, issued)?;
         let certified = served::certify(&authority, &config.names, config.server_lifetime.0, now)?;
         let served = Arc::new(Served::new(certified));
-        Ok(Self { authority, fleet: fleet.clone(), config, served, timestamp, revoked: Arc::default() })
+        Ok(Self { authority, fleet: fleet.clone(), config, served, timestamp, revoked: Arc::default(), export: None })
+    }
+
+    /// From now on a broker outside of this process finds in `export` what it needs.
+    pub fn exporting(mut self, export: Export, revoked: &[(String, Wall)], now: Wall) -> anyhow::Result<Self> {
+        export.write(&self.authority, &self.config.names, now)?;
+        export.write_revoked(&self.authority, revoked, now)?;
+        self.export = Some(export);
+        Ok(self)
+    }
+
+    /// Where a broker outside of this process must be told of the revocations, tells it; `true`: somebody has to make it read them.
+    pub fn export_revoked(&self, revoked: &[(String, Wall)], now: Wall) -> anyhow::Result<bool> {
+        let Some(export) = &self.export else { return Ok(false) };
+        export.write_revoked(&self.authority, revoked, now)?;
+        Ok(true)
     }
 
     /// Makes the server a new certificate when half of the present one's life is over. Connections that stand stay.

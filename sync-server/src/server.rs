@@ -2,11 +2,10 @@
 //!
 //! Invariant: nothing is decided here; parts stop in the reverse order of their start. Not here: signals and configuration files (`cli::serve`).
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tokio::{sync::watch, task::JoinHandle};
-use wayside_common::id::FleetId;
 
 use crate::{
     api::{
@@ -25,7 +24,7 @@ use crate::{
     ingest::Intake,
     keys,
     pipeline::Pipeline,
-    pki::{self, Pki},
+    pki::{Pki, export::Export},
     registry::{blob::BlobStore, packages::Packages, signer::Signer, trust::Trust},
     rollout::{Rollout, supply::Supply},
     ui::{self, Sources},
@@ -51,9 +50,8 @@ impl Server {
         let token = Token::open(&config.data_dir.join("token"), token.as_deref())?;
         let db: Arc<dyn Db> = Arc::new(Sqlite::open(&config.data_dir.join("wayside.db"))?);
         db.nobody_is_online().await?;
-        let (events, fleet) = (Events::default(), config.fleet);
-        let names = config.pki.names.clone();
-        let pki = open_pki(&config.data_dir.join("pki"), &fleet, config.pki, &*db).await?;
+        let pki = open_pki(&config, &*db).await?;
+        let (events, fleet, names) = (Events::default(), config.fleet, config.pki.names);
         let blobs = BlobStore::open(&config.data_dir.join("blobs"))?;
         let packages = Arc::new(Packages::new(db.clone(), blobs.clone()));
         for folder in &config.packages {
@@ -138,9 +136,14 @@ impl Server {
 }
 
 /// The CA, and what the database remembers of it.
-async fn open_pki(folder: &Path, fleet: &FleetId, config: pki::Config, db: &dyn Db) -> anyhow::Result<Arc<Pki>> {
-    let pki = Pki::open(folder, fleet, config, db.has_issued().await?, clock::wall())?;
-    pki.revoked().add(db.revoked().await?.into_iter().map(|(serial, _)| serial));
+async fn open_pki(config: &Config, db: &dyn Db) -> anyhow::Result<Arc<Pki>> {
+    let (folder, now) = (config.data_dir.join("pki"), clock::wall());
+    let mut pki = Pki::open(&folder, &config.fleet, config.pki.clone(), db.has_issued().await?, now)?;
+    let revoked = db.revoked().await?;
+    if matches!(config.broker, broker::Config::External { tls: Some(Tls::Own), .. }) {
+        pki = pki.exporting(Export::to(&config.data_dir.join("broker")), &revoked, now)?;
+    }
+    pki.revoked().add(revoked.into_iter().map(|(serial, _)| serial));
     Ok(Arc::new(pki))
 }
 

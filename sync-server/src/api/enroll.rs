@@ -241,6 +241,9 @@ async fn revoke(State(enrolment): State<Enrolment>, Path(device): Path<DeviceId>
         return Err(Problem::not_found(format!("no certificate was issued to {device}; its open tokens are void now")));
     }
     enrolment.pki.revoked().add(serials);
+    if enrolment.pki.export_revoked(&enrolment.db.revoked().await?, clock::wall())? {
+        tracing::warn!(%device, "the broker keeps the device's connection until it has read the list of revoked certificates again");
+    }
     // Who is not connected need not be thrown out; who is connected to an external broker falls to its revocation list.
     if let Err(e) = enrolment.downlink.kick(&device).await {
         tracing::debug!(%device, "no connection was ended: {e:#}");

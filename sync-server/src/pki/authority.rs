@@ -119,6 +119,10 @@ impl Authority {
         self.trusted().map(|der| pem_of(std::slice::from_ref(der))).collect()
     }
 
+    pub fn chain_pem(&self) -> String {
+        self.chain().map(|der| pem_of(std::slice::from_ref(der))).collect()
+    }
+
     /// What follows the server's certificate in a handshake: the way to every CA that a device may know, and the present CA, by whose key
     /// a device that enrols knows its server.
     pub fn chain(&self) -> impl Iterator<Item = &CertificateDer<'static>> {

@@ -52,7 +52,10 @@ impl Secured {
         let key = self.identity.borrow().timestamp_key.clone();
         if let Err(error) = self.time.answered(document, &key) {
             tracing::warn!(%error, "an answer for the time is ignored");
-            return Answered::Ignored;
+            // A renewal may have asked, and been answered, meanwhile.
+            if !self.time.now().is_trusted() {
+                return Answered::Ignored;
+            }
         }
         let now = self.time.now().at;
         tracing::info!(%now, "the server has told the time");
