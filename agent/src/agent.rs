@@ -2,7 +2,12 @@
 //!
 //! Invariant: it only constructs and, at the end, waits; every decision lies in what it constructs. Imported by `main` alone.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context;
 use tokio::{
@@ -15,19 +20,23 @@ use wayside_common::{
     id::{SlotName, SourceName},
     record::Fact,
     sync::sender::{Event, Sender},
-    time::Mono,
+    time::{Mono, Wall},
     trust::set::TrustedSet,
 };
 use wayside_models::package::Package;
 
 use crate::{
-    clock::Clock,
+    clock::{Clock, Timekeeper},
     config::{Config, SlotConfig},
+    enroll::{identity::Identity as Enrolled, task::Renewal},
     epoch::{self, Begun, Opened},
     fit,
     judge::{Slot, Workshop},
     keeper::Keeper,
-    link::{Arrived, Installed, Outgoing, mqtt::Mqtt},
+    link::{
+        Arrived, Installed, Outgoing,
+        mqtt::{Mqtt, address::BrokerUrl, secured::Secured},
+    },
     pipeline::{Surroundings, batcher::Limits, camera::Camera, sensor::Sensor},
     report::Reporter,
     sense::{self, Sensing},
@@ -62,6 +71,7 @@ pub struct Agent {
     keeper: JoinHandle<()>,
     uplink: JoinHandle<Drained>,
     updater: JoinHandle<()>,
+    renewal: Option<JoinHandle<()>>,
     stop: watch::Sender<Option<Mono>>,
 }
 
@@ -88,14 +98,19 @@ struct Opening {
 
 impl Agent {
     pub async fn start(config: Config) -> anyhow::Result<Self> {
-        let clock = Clock::start();
-        let started = clock.wall();
+        Self::start_with(config, Clock::start()).await
+    }
+
+    /// With a clock that may show anything.
+    pub async fn start_with(config: Config, clock: Clock) -> anyhow::Result<Self> {
+        let (way, started) = (Way::find(&config)?, clock.wall());
         let Opening { state, spool, sources, begun, memory, present, slots } = open(&config, clock)?;
         let mut sender = Sender::new(uplink::LIMITS, begun.epoch.nonce);
         for held in state.held()?.into_iter().chain(spool.held()?) {
             sender.handle(clock.mono(), Event::Held { key: held.key, end_seq: held.end_seq, bytes: held.bytes });
         }
         let (storage_fault, storage_fault_seen) = watch::channel(state.storage_fault()?);
+        let time = Timekeeper::new(clock, state.signed_time()?);
         let (state, spool) = (Store::new(state), Store::new(spool));
         let (held, held_seen) = mpsc::channel(HELD);
         let (cuts, cuts_seen) = mpsc::channel(CUTS);
@@ -110,7 +125,8 @@ impl Agent {
         tokio::spawn(reporter.clone().forward(facts_seen));
 
         let device = config.device.clone();
-        let link = Box::new(Mqtt::start(&config.link, &device.fleet, &device.id));
+        let (secured, renewal) = way.secure(&config.data_dir, &time, &state);
+        let link = Box::new(Mqtt::start(&way.broker, secured, &device.fleet, &device.id));
         let identity = Identity { fleet: device.fleet, device: device.id, class: device.class, epoch: begun.epoch, started };
         let uplink = Uplink {
             identity,
@@ -133,7 +149,7 @@ impl Agent {
         let keeper = tokio::spawn(keeper.run());
         reporter.report(Fact::Started { agent_version: env!("CARGO_PKG_VERSION").into() }).await;
 
-        let models = Models { clock, memory, present: &present, sources: &sources, slots, reporter: reporter.clone() };
+        let models = Models { clock, time, memory, present: &present, sources: &sources, slots, reporter: reporter.clone() };
         let (judges, updater) = models.start(config.samples.margin_below, facts, arrived_seen, outbox.clone(), installed).await?;
         let start = Start { clock, config: &config, begun: &begun, reporter: reporter.clone(), cuts, outbox };
         let mut running = (Vec::new(), Vec::new());
@@ -144,7 +160,7 @@ impl Agent {
             running.1.push(pipeline);
         }
         let (sensing, pipelines) = running;
-        Ok(Self { clock, reporter, sensing, pipelines, keeper, uplink, updater, stop })
+        Ok(Self { clock, reporter, sensing, pipelines, keeper, uplink, updater, renewal, stop })
     }
 
     /// Stops sensing, writes everything, closes the epoch, and gives the uplink the rest of the time.
@@ -173,6 +189,9 @@ impl Agent {
             }
         };
         self.updater.abort();
+        if let Some(renewal) = self.renewal {
+            renewal.abort();
+        }
         self.stop.send_replace(Some(deadline));
         let left = self.uplink.await.map_or(usize::MAX, |drained| drained.left);
         Stopped { clean, left }
@@ -227,7 +246,11 @@ fn open(config: &Config, clock: Clock) -> anyhow::Result<Opening> {
 fn trusted(state: &State, config: &Config) -> anyhow::Result<TrustedSet> {
     let root = match state.trust("root")? {
         Some(root) => root,
-        None => std::fs::read(&config.trust.root).with_context(|| format!("{} cannot be read", config.trust.root.display()))?,
+        None => {
+            let root = config.trust.root.clone().unwrap_or_else(|| Enrolled::root(&config.data_dir));
+            let hint = || format!("{} cannot be read; a device that is enrolled has one", root.display());
+            std::fs::read(&root).with_context(hint)?
+        }
     };
     let mut trusted = TrustedSet::from_root(&root).context("the trusted root")?;
     if let Some(targets) = state.trust("targets")?
@@ -266,9 +289,66 @@ fn slots_of(source: &SourceName, configs: &[SlotConfig], judges: &[Slot]) -> Vec
     here.filter_map(|slot| judges.iter().find(|judge| judge.name == slot.name).cloned()).collect()
 }
 
+/// The way to the server: the broker, and with TLS who this device is.
+struct Way {
+    broker: BrokerUrl,
+    identity: Option<Enrolled>,
+}
+
+impl Way {
+    fn find(config: &Config) -> anyhow::Result<Self> {
+        let enrolled = Enrolled::load(&config.data_dir)?;
+        let told = || enrolled.as_ref().map(|identity| identity.broker.parse()).transpose().context("the broker that the server named");
+        let broker: Option<BrokerUrl> = match &config.link.broker {
+            Some(broker) => Some(broker.clone()),
+            None => told()?,
+        };
+        let broker = broker.context("this device belongs to no server: wayside-agent enroll URL --token TOKEN")?;
+        if !broker.secure {
+            return Ok(Self { broker, identity: None });
+        }
+        let identity = enrolled.with_context(|| format!("{broker} needs a certificate: wayside-agent enroll URL --token TOKEN"))?;
+        anyhow::ensure!(
+            (&identity.device, &identity.fleet) == (&config.device.id, &config.device.fleet),
+            "the certificate is for {} of {}, and the configuration says {} of {}",
+            identity.device,
+            identity.fleet,
+            config.device.id,
+            config.device.fleet
+        );
+        Ok(Self { broker, identity: Some(identity) })
+    }
+
+    /// Starts what keeps certificate and time, where there are any.
+    fn secure(&self, data_dir: &Path, time: &Timekeeper, state: &Store<State>) -> (Option<Secured>, Option<JoinHandle<()>>) {
+        let Some(identity) = &self.identity else { return (None, None) };
+        if let Ok(validity) = identity.validity() {
+            // The CA has signed that it is not earlier than this.
+            time.signed(validity.from);
+        }
+        tokio::spawn(keep_time(time.answers(), state.clone()));
+        let (identity, identity_seen) = watch::channel(Arc::new(identity.clone()));
+        let refused = Arc::new(Notify::new());
+        let renewal = Renewal { data_dir: data_dir.to_owned(), identity, time: time.clone(), refused: Arc::clone(&refused) };
+        let secured = Secured { identity: identity_seen, time: time.clone(), refused };
+        (Some(secured), Some(tokio::spawn(renewal.run())))
+    }
+}
+
+/// What the server vouched for outlives a restart.
+async fn keep_time(mut answers: watch::Receiver<Option<Wall>>, state: Store<State>) {
+    while answers.changed().await.is_ok() {
+        let Some(at) = *answers.borrow_and_update() else { continue };
+        if let Err(error) = state.with(move |state| state.set_signed_time(at)).await {
+            tracing::error!(%error, "the signed time cannot be kept");
+        }
+    }
+}
+
 /// What starting the workers and the updater takes.
 struct Models<'a> {
     clock: Clock,
+    time: Timekeeper,
     memory: Memory,
     present: &'a [(SlotConfig, PathBuf)],
     sources: &'a [Opened],
@@ -290,9 +370,10 @@ impl Models<'_> {
         let of_this_program = supervisor::Config::of_this_program(details_below)?;
         let (supervisor, judges) = Supervisor::start(of_this_program, empty, facts).await;
         let workshop: Arc<dyn Workshop> = Arc::new(supervisor);
-        let now = Now { mono: self.clock.mono(), wall: self.clock.for_expiry() };
+        let now = Now { mono: self.clock.mono(), wall: self.time.now().at };
         let updater = Updater {
             clock: self.clock,
+            time: self.time,
             machine: Machine::new(now, self.memory),
             reporter: self.reporter,
             slots: self.slots,

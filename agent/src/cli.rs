@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::{infer, worker};
+use crate::{enroll::command, infer, worker};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -26,6 +26,8 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Makes this device a member of a fleet, with the line that `wayside device add` printed
+    Enroll(command::Arguments),
     /// Judges pictures or windows with a model, without server or configuration
     Infer(infer::Arguments),
     /// Runs one model for the core, which starts it

@@ -22,7 +22,9 @@ pub struct Config {
     /// Everything that the agent writes lies below.
     pub data_dir: PathBuf,
     pub device: DeviceConfig,
+    #[serde(default)]
     pub link: link::mqtt::Config,
+    #[serde(default)]
     pub trust: TrustConfig,
     #[serde(default, rename = "source")]
     pub sources: Vec<SourceConfig>,
@@ -44,11 +46,11 @@ pub struct DeviceConfig {
     pub class: DeviceClass,
 }
 
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrustConfig {
-    /// The TUF root document that came with the device.
-    pub root: PathBuf,
+    /// The TUF root document that came with the device; absent: the one that came with its enrolment.
+    pub root: Option<PathBuf>,
 }
 
 /// `[[slot]]`: a place for one model.
@@ -137,7 +139,8 @@ window = "10s"
             Case("period = \"500ms\"", "period = \"fast\"", &["line 15", "duration"]),
             Case("source = \"cam0\"", "source = \"cam1\"", &["slot vehicles", "cam1"]),
             Case("name = \"cam0\"", "name = \"agent\"", &["agent"]),
-            Case("[trust]\nroot = \"root.json\"", "", &["trust"]),
+            Case("broker = \"mqtt://127.0.0.1:1883\"", "broker = \"mqtt://10.0.0.1:1883\"", &["line 8", "mqtts://"]),
+            Case("[device]", "[device_]", &["device_"]),
         ];
         for Case(from, to, expected) in cases {
             let text = GOOD.replacen(from, to, 1);

@@ -8,6 +8,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod drift;
+pub mod enroll;
 pub mod epoch;
 pub mod fit;
 pub mod infer;

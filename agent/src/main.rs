@@ -10,13 +10,14 @@ use wayside_agent::{
     agent::Agent,
     cli::{Cli, Command, ConfigVerb},
     config::{Config, log_to_stderr},
-    infer, worker,
+    enroll, infer, worker,
 };
 
 fn main() -> ExitCode {
     log_to_stderr();
     let done = match Cli::parse().command {
         Command::Run { config } => run(&config),
+        Command::Enroll(arguments) => enroll::command::run(arguments),
         Command::Infer(arguments) => infer::run(&arguments),
         Command::Worker(arguments) => worker::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Config { verb: ConfigVerb::Check { config } } => check(&config),

@@ -379,6 +379,15 @@ impl State {
         self.connection.execute_batch(sql)
     }
 
+    /// The newest signed time, by an answer to this device's own question.
+    pub fn signed_time(&self) -> Result<Option<Wall>, StateError> {
+        self.single("signed_time")
+    }
+
+    pub fn set_signed_time(&mut self, at: Wall) -> Result<(), StateError> {
+        save_single(&self.connection, "signed_time", &at)
+    }
+
     fn single<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StateError> {
         let found: Option<Vec<u8>> =
             self.connection.query_row("SELECT value FROM single WHERE name = ?1", [name], |row| row.get(0)).optional()?;

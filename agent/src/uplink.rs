@@ -350,8 +350,7 @@ impl Uplink {
     }
 
     async fn hello(&mut self) -> anyhow::Result<Hello> {
-        let (ledger, vital) =
-            self.state.with(|state| state.ledger().and_then(|ledger| Ok((ledger, state.vital_holds()?)))).await?;
+        let (ledger, vital) = self.state.with(|state| state.ledger().and_then(|ledger| Ok((ledger, state.vital_holds()?)))).await?;
         let marks = self.spool.with(|spool| spool.marks()).await?;
         let installed = self.installed.borrow().clone();
         Ok(Hello {

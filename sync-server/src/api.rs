@@ -8,6 +8,7 @@ mod blobs;
 pub mod control;
 mod devices;
 mod drift;
+pub mod enroll;
 mod events;
 mod frames;
 mod gaps;

@@ -10,13 +10,16 @@ pub mod mosquitto;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use anyhow::Context;
 use async_trait::async_trait;
-use serde::Deserialize;
+use rustls::{ClientConfig, ServerConfig};
+use serde::{Deserialize, Deserializer, de};
 use wayside_common::{
     id::{DeviceId, FleetId},
     topic::{Down, Up},
     wire::{MAX_PACKET, ToDevice},
 };
+use x509_parser::{certificate::X509Certificate, x509::AttributeTypeAndValue};
 
 /// What ingest says of a publish.
 #[derive(Debug)]
@@ -77,17 +80,60 @@ fn check_length(device: &DeviceId, bytes: &[u8]) -> anyhow::Result<()> {
 pub enum Config {
     /// The broker runs inside this process.
     Embedded {
-        /// Without `tls` this must be a loopback address. Port 0: the system chooses.
+        /// Port 0: the system chooses.
         listen: SocketAddr,
-        tls: Option<TlsFiles>,
+        /// Absent: none on a loopback address, and this server's own CA on any other.
+        tls: Option<Tls>,
     },
     /// Any MQTT 5 broker, Mosquitto for example.
     External {
         /// `mqtt://HOST:PORT` or `mqtts://HOST:PORT`.
         url: String,
         /// The server's own client certificate, and the CA of the broker; needed for `mqtts`.
-        tls: Option<TlsFiles>,
+        tls: Option<Tls>,
     },
+}
+
+/// Whose certificates a broker knows: `"own"`, this server's CA, or those of the files.
+#[derive(Clone, Debug)]
+pub enum Tls {
+    Own,
+    Files(TlsFiles),
+}
+
+impl<'de> Deserialize<'de> for Tls {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Tls;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("\"own\", or a table with ca, cert and key")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Tls, E> {
+                if text == "own" { Ok(Tls::Own) } else { Err(E::invalid_value(de::Unexpected::Str(text), &self)) }
+            }
+            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Tls, A::Error> {
+                TlsFiles::deserialize(de::value::MapAccessDeserializer::new(map)).map(Tls::Files)
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// This server's own CA, as a broker needs it.
+#[derive(Clone)]
+pub struct Own {
+    /// For devices that connect here: TLS 1.3 with a client certificate of the CA.
+    pub listener: Arc<ServerConfig>,
+    /// For this server as a client of an external broker.
+    pub client: Arc<ClientConfig>,
+    pub revoked: Arc<dyn Revoked>,
+}
+
+/// Asked at every connection, so that a revocation needs no restart.
+pub trait Revoked: Send + Sync {
+    /// `serial` in hex.
+    fn is_revoked(&self, serial: &str) -> bool;
 }
 
 /// PEM files of one end of a mutually authenticated connection.
@@ -106,11 +152,51 @@ pub enum Broker {
     External(external::External),
 }
 
-/// Starts the broker; from here on `ingest` is called.
-pub async fn start(config: Config, fleet: FleetId, ingest: Arc<dyn Ingest>) -> anyhow::Result<Broker> {
+/// Starts the broker; from here on `ingest` is called. `own` is needed where the configuration wants this server's CA.
+pub async fn start(config: Config, own: Option<Own>, fleet: FleetId, ingest: Arc<dyn Ingest>) -> anyhow::Result<Broker> {
     match config {
-        Config::Embedded { listen, tls } => Ok(Broker::Embedded(embedded::start(listen, tls, fleet, ingest).await?)),
-        Config::External { url, tls } => Ok(Broker::External(external::start(&url, tls, fleet, ingest).await?)),
+        Config::Embedded { listen, tls } => {
+            let security = match tls {
+                Some(Tls::Files(files)) => embedded::Security::Files(files),
+                Some(Tls::Own) => embedded::Security::Own(own.context("this server has no CA of its own")?),
+                None if listen.ip().is_loopback() => embedded::Security::Loopback,
+                None => embedded::Security::Own(own.context("this server has no CA of its own")?),
+            };
+            Ok(Broker::Embedded(embedded::start(listen, security, fleet, ingest).await?))
+        }
+        Config::External { url, tls } => {
+            let client = match tls {
+                Some(Tls::Files(files)) => Some(Arc::new(external::configuration(&files)?)),
+                Some(Tls::Own) => Some(own.context("this server has no CA of its own")?.client),
+                None => None,
+            };
+            Ok(Broker::External(external::start(&url, client, fleet, ingest).await?))
+        }
+    }
+}
+
+/// The fields of a certificate that name a device, and the one that names the certificate. A field that comes twice counts as absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Subject {
+    pub common_name: Option<String>,
+    pub organization: Option<String>,
+    /// In hex.
+    pub serial: String,
+}
+
+pub fn subject(certificate: &X509Certificate<'_>) -> Subject {
+    let name = certificate.subject();
+    Subject {
+        common_name: only(name.iter_common_name()),
+        organization: only(name.iter_organization()),
+        serial: hex::encode(certificate.tbs_certificate.raw_serial()),
+    }
+}
+
+fn only<'a>(mut values: impl Iterator<Item = &'a AttributeTypeAndValue<'a>>) -> Option<String> {
+    match (values.next(), values.next()) {
+        (Some(value), None) => value.as_str().ok().map(str::to_owned),
+        _ => None,
     }
 }
 
@@ -138,7 +224,8 @@ impl Broker {
         }
     }
 
-    /// Bars the device's way and ends its connection. Forgotten when the process ends.
+    /// Bars the device's way by its name and ends its connection. Forgotten when the process ends; with this server's own CA the
+    /// revoked serial numbers do it instead, and a kick.
     pub async fn revoke(&self, device: &DeviceId) -> anyhow::Result<()> {
         match self {
             Self::Embedded(embedded) => embedded.revoke(device).await,

@@ -14,7 +14,7 @@ use anyhow::Context;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use wayside_common::id::FleetId;
 
-use crate::{api, broker, pipeline::trainer::Folders};
+use crate::{api, broker, pipeline::trainer::Folders, pki};
 
 /// See `docs/reference/server-config.md`.
 #[derive(Clone, Debug, Deserialize)]
@@ -29,6 +29,10 @@ pub struct Config {
     pub api: api::Config,
     #[serde(default = "default_broker")]
     pub broker: broker::Config,
+    /// Where devices enrol and renew; without it none can.
+    pub enroll: Option<api::enroll::Config>,
+    #[serde(default)]
+    pub pki: pki::Config,
     #[serde(default)]
     pub trust: Trust,
     /// Folders of packages that devices come with: their drift reference is known from the start.
@@ -74,6 +78,8 @@ impl Default for Config {
             fleet: default_fleet(),
             api: api::Config::default(),
             broker: default_broker(),
+            enroll: None,
+            pki: pki::Config::default(),
             trust: Trust::default(),
             packages: Vec::new(),
             jobs: Vec::new(),
@@ -96,7 +102,7 @@ impl Config {
             *path = folder.join(&*path);
         }
         let (broker::Config::Embedded { tls, .. } | broker::Config::External { tls, .. }) = &mut self.broker;
-        if let Some(files) = tls {
+        if let Some(broker::Tls::Files(files)) = tls {
             for path in [&mut files.ca, &mut files.cert, &mut files.key] {
                 *path = folder.join(&*path);
             }
@@ -137,7 +143,7 @@ fn default_job_timeout() -> Span {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span(pub Duration);
 
-const UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
+const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 
 impl FromStr for Span {
     type Err = String;
@@ -147,7 +153,7 @@ impl FromStr for Span {
         let each = UNITS.iter().find(|(name, _)| *name == unit).map(|(_, ms)| ms);
         match (number.parse::<u64>(), each) {
             (Ok(number), Some(ms)) => Ok(Self(Duration::from_millis(number.saturating_mul(*ms)))),
-            _ => Err(format!("{text:?} is not a length of time such as \"500ms\", \"10s\", \"5m\" or \"1h\"")),
+            _ => Err(format!("{text:?} is not a length of time such as \"500ms\", \"10s\", \"5m\", \"1h\" or \"90d\"")),
         }
     }
 }

@@ -33,6 +33,7 @@ use crate::{
         telemetry::{Arrival, PictureReceipt, Receipt, Tally},
     },
     events::{Event, Events},
+    pki::timestamp::Timestamp,
 };
 
 /// How many batches may wait for a commit; their devices wait with them.
@@ -62,6 +63,8 @@ pub struct Intake {
     commits: mpsc::Sender<Waiting>,
     /// Devices that said hello since this server started; the others are asked to.
     greeted: Mutex<BTreeSet<DeviceId>>,
+    /// Says what time it is; without it no device is told.
+    timestamp: Option<Timestamp>,
 }
 
 /// A batch, and who waits for its receipt.
@@ -72,7 +75,13 @@ impl Intake {
     pub fn start(db: Arc<dyn Db>, control: Arc<dyn ControlPlane>, events: Events) -> Self {
         let (commits, queue) = mpsc::channel(WAITING);
         tokio::spawn(commit_in_groups(db.clone(), queue));
-        Self { db, control, events, commits, greeted: Mutex::default() }
+        Self { db, control, events, commits, greeted: Mutex::default(), timestamp: None }
+    }
+
+    /// From now on devices that ask for the time are answered.
+    pub fn vouching(mut self, timestamp: Timestamp) -> Self {
+        self.timestamp = Some(timestamp);
+        self
     }
 
     async fn packet(&self, device: &DeviceId, packet: FromDevice) -> Taken {
@@ -86,8 +95,7 @@ impl Intake {
             FromDevice::Slots(slots) => self.slots(device, &slots).await,
             FromDevice::Thumbnail(thumbnail) => self.thumbnail(device, &thumbnail).await,
             FromDevice::Need { blob, chunks } => Taken::Committed(self.control.need(device, blob, chunks).await),
-            // Answered once the server has a timestamp key.
-            FromDevice::TimeRequest { .. } => Taken::Refused("this server vouches for no time".into()),
+            FromDevice::TimeRequest { nonce } => self.time(nonce),
             FromDevice::TrustRequest { root_version, targets_version } => {
                 Taken::Committed(self.control.trust_request(device, root_version, targets_version).await)
             }
@@ -236,6 +244,17 @@ impl Intake {
         match self.db.presence(device, online, clock::wall()).await {
             Ok(()) => self.events.publish(Event::Device { device: device.clone(), online }),
             Err(e) => tracing::error!(%device, online, "presence could not be stored: {e:#}"),
+        }
+    }
+
+    /// The time of the answer, not of the question: what lay in a queue in between does not count.
+    fn time(&self, nonce: u64) -> Taken {
+        match &self.timestamp {
+            Some(timestamp) => {
+                let packet = ToDevice::Time(timestamp.answer(nonce, clock::wall()));
+                Taken::Committed(vec![Reply { down: Down::Trust, packet }])
+            }
+            None => Taken::Refused("this server vouches for no time".into()),
         }
     }
 

@@ -144,13 +144,13 @@ impl Operator {
     }
 }
 
-fn new_key() -> anyhow::Result<SigningKey> {
+pub(crate) fn new_key() -> anyhow::Result<SigningKey> {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(|e| io::Error::other(e.to_string())).context("the system gave no random bytes")?;
     Ok(SigningKey::from_bytes(&seed))
 }
 
-fn seed_text(key: &SigningKey) -> Vec<u8> {
+pub(crate) fn seed_text(key: &SigningKey) -> Vec<u8> {
     format!("{}\n", hex::encode(key.to_bytes())).into_bytes()
 }
 

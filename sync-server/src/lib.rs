@@ -15,6 +15,7 @@ pub mod events;
 pub mod ingest;
 pub mod keys;
 pub mod pipeline;
+pub mod pki;
 pub mod registry;
 pub mod rollout;
 pub mod server;

@@ -2,7 +2,7 @@
 //!
 //! Invariant: nothing is decided here; parts stop in the reverse order of their start. Not here: signals and configuration files (`cli::serve`).
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tokio::{sync::watch, task::JoinHandle};
@@ -11,8 +11,12 @@ use crate::{
     api::{
         self, Shared, Token,
         control::{self, Control},
+        enroll::{
+            self, Enrolment,
+            listener::{Peer, TlsListener},
+        },
     },
-    broker::{self, Broker},
+    broker::{self, Broker, Tls},
     clock,
     config::Config,
     db::{Db, sqlite::Sqlite},
@@ -20,6 +24,7 @@ use crate::{
     ingest::Intake,
     keys,
     pipeline::Pipeline,
+    pki::{Pki, export::Export},
     registry::{blob::BlobStore, packages::Packages, signer::Signer, trust::Trust},
     rollout::{Rollout, supply::Supply},
     ui::{self, Sources},
@@ -33,6 +38,8 @@ pub struct Server {
     addresses: Vec<String>,
     broker: Broker,
     api: JoinHandle<anyhow::Result<()>>,
+    enrolment: Option<JoinHandle<()>>,
+    refreshing: JoinHandle<()>,
     stop: watch::Sender<bool>,
 }
 
@@ -43,7 +50,8 @@ impl Server {
         let token = Token::open(&config.data_dir.join("token"), token.as_deref())?;
         let db: Arc<dyn Db> = Arc::new(Sqlite::open(&config.data_dir.join("wayside.db"))?);
         db.nobody_is_online().await?;
-        let (events, fleet) = (Events::default(), config.fleet);
+        let pki = open_pki(&config, &*db).await?;
+        let (events, fleet, names) = (Events::default(), config.fleet, config.pki.names);
         let blobs = BlobStore::open(&config.data_dir.join("blobs"))?;
         let packages = Arc::new(Packages::new(db.clone(), blobs.clone()));
         for folder in &config.packages {
@@ -56,9 +64,24 @@ impl Server {
         // The API is bound before the broker starts, so that a server whose port is taken never acks a device.
         let listener = api::bind(&config.api).await?;
         let api_address = listener.local_addr()?;
-        let intake = Arc::new(Intake::start(db.clone(), rollout.clone(), events.clone()));
-        let broker = broker::start(config.broker, fleet.clone(), intake).await?;
+        let door = match &config.enroll {
+            Some(enroll) => Some((Door::open(enroll, &pki, &names).await?, enroll.token_lifetime.0)),
+            None => None,
+        };
+        let intake = Intake::start(db.clone(), rollout.clone(), events.clone()).vouching(pki.timestamp().clone());
+        let told = Told::of(&config.broker);
+        let own = pki.broker_tls(clock::wall())?;
+        let broker = broker::start(config.broker, Some(own), fleet.clone(), Arc::new(intake)).await?;
         rollout.attach(broker.downlink());
+        let enrolment = Enrolment {
+            db: db.clone(),
+            pki: pki.clone(),
+            fleet: fleet.clone(),
+            broker: told.url(broker.address(), &names),
+            served: door.as_ref().map(|(door, lifetime)| (door.url.clone(), *lifetime)),
+            downlink: broker.downlink(),
+            failures: Arc::default(),
+        };
 
         let pipeline = Pipeline::open(db.clone(), packages.clone(), events.clone(), config.jobs, config.data_dir.join("retrain")).await?;
         let control =
@@ -66,13 +89,21 @@ impl Server {
         let page = ui::router(Sources { db: db.clone(), references: packages.clone(), fleet });
         let shared = Shared { db, references: packages, events };
         let (stop, stopped) = watch::channel(false);
-        let api = tokio::spawn(api::serve(listener, api::router(shared, token.clone(), control::router(control).merge(page)), stopped));
+        let api = tokio::spawn(api::serve(
+            listener,
+            api::router(shared, token.clone(), control::router(control).merge(page).merge(enroll::operator(enrolment.clone()))),
+            stopped.clone(),
+        ));
+        let enroll_line = door.as_ref().map(|(door, _)| format!("enroll {}", door.url));
+        let enrolment = door.map(|(door, _)| door.serve(enrolment, stopped));
+        let refreshing = tokio::spawn(keep_fresh(pki));
         let addresses = [
             Some(format!("api http://{api_address}")),
-            broker.address().map(|address| format!("mqtt {address}")),
+            broker.address().map(|address| told.line(address)),
+            enroll_line,
             Some(format!("token {}", token.reveal())),
         ];
-        Ok(Self { addresses: addresses.into_iter().flatten().collect(), broker, api, stop })
+        Ok(Self { addresses: addresses.into_iter().flatten().collect(), broker, api, enrolment, refreshing, stop })
     }
 
     /// One line each: what is reached where, and the token.
@@ -91,11 +122,98 @@ impl Server {
 
     /// Devices are drained first: what they were told is committed by then.
     pub async fn stop(self) -> anyhow::Result<()> {
+        self.refreshing.abort();
         self.broker.stop().await;
         self.stop.send_replace(true);
+        if let Some(enrolment) = self.enrolment {
+            enrolment.abort();
+        }
         if !self.api.is_finished() && tokio::time::timeout(DRAIN, self.api).await.is_err() {
             tracing::info!("requests were cut off by the stop");
         }
         Ok(())
+    }
+}
+
+/// The CA, and what the database remembers of it.
+async fn open_pki(config: &Config, db: &dyn Db) -> anyhow::Result<Arc<Pki>> {
+    let (folder, now) = (config.data_dir.join("pki"), clock::wall());
+    let mut pki = Pki::open(&folder, &config.fleet, config.pki.clone(), db.has_issued().await?, now)?;
+    let revoked = db.revoked().await?;
+    if matches!(config.broker, broker::Config::External { tls: Some(Tls::Own), .. }) {
+        pki = pki.exporting(Export::to(&config.data_dir.join("broker")), &revoked, now)?;
+    }
+    pki.revoked().add(revoked.into_iter().map(|(serial, _)| serial));
+    Ok(Arc::new(pki))
+}
+
+/// How often the server looks whether its certificate is due.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+async fn keep_fresh(pki: Arc<Pki>) {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        if let Err(e) = pki.refresh(clock::wall()) {
+            tracing::error!("the server's certificate could not be renewed: {e:#}");
+        }
+    }
+}
+
+/// What devices are told of the broker.
+enum Told {
+    Url(String),
+    Scheme(&'static str),
+}
+
+impl Told {
+    fn of(config: &broker::Config) -> Self {
+        match config {
+            broker::Config::External { url, .. } => Self::Url(url.clone()),
+            broker::Config::Embedded { listen, tls: None } if listen.ip().is_loopback() => Self::Scheme("mqtt"),
+            broker::Config::Embedded { tls: None | Some(Tls::Own | Tls::Files(_)), .. } => Self::Scheme("mqtts"),
+        }
+    }
+
+    fn url(&self, address: Option<SocketAddr>, names: &[String]) -> String {
+        match (self, address) {
+            (Self::Scheme(scheme), Some(address)) => format!("{scheme}://{}", enroll::host(names, address)),
+            (Self::Url(url), _) => url.clone(),
+            (Self::Scheme(_), None) => String::new(),
+        }
+    }
+
+    /// The line that says where the broker listens.
+    fn line(&self, address: SocketAddr) -> String {
+        match self {
+            Self::Scheme(scheme) => format!("{scheme} {address}"),
+            Self::Url(_) => format!("mqtt {address}"),
+        }
+    }
+}
+
+/// Where devices enrol.
+struct Door {
+    listener: TlsListener,
+    url: String,
+}
+
+impl Door {
+    async fn open(config: &enroll::Config, pki: &Pki, names: &[String]) -> anyhow::Result<Self> {
+        let listener = TlsListener::bind(config.listen, pki.enrolment_tls()?).await;
+        let listener = listener.with_context(|| format!("could not listen on {}", config.listen))?;
+        let url = format!("https://{}", enroll::host(names, listener.address()));
+        Ok(Self { listener, url })
+    }
+
+    fn serve(self, enrolment: Enrolment, mut stopped: watch::Receiver<bool>) -> JoinHandle<()> {
+        let service = enroll::router(enrolment).into_make_service_with_connect_info::<Peer>();
+        let stopped = async move {
+            let _ = stopped.wait_for(|stop| *stop).await;
+        };
+        tokio::spawn(async move {
+            if let Err(error) = axum::serve(self.listener, service).with_graceful_shutdown(stopped).await {
+                tracing::error!(%error, "enrolment has ended");
+            }
+        })
     }
 }

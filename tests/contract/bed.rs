@@ -25,7 +25,7 @@ use wayside_common::{
     id::{DeviceId, FleetId},
     topic::{Down, Topic, Up},
 };
-use wayside_sync_server::broker::{self, Broker, Config, TlsFiles, mosquitto};
+use wayside_sync_server::broker::{self, Broker, Config, Tls, TlsFiles, mosquitto};
 
 use crate::{
     device::{DEADLINE, Device, Greeting, Refused, Way},
@@ -136,8 +136,8 @@ impl Bed {
     }
 
     async fn embedded(mut self, files: TlsFiles) -> Self {
-        let config = Config::Embedded { listen: self.address, tls: Some(files) };
-        let broker = broker::start(config, fleet(), self.witness.clone()).await.unwrap();
+        let config = Config::Embedded { listen: self.address, tls: Some(Tls::Files(files)) };
+        let broker = broker::start(config, None, fleet(), self.witness.clone()).await.unwrap();
         self.address = broker.address().unwrap();
         self.broker = Some(broker);
         self
@@ -155,8 +155,8 @@ impl Bed {
     /// The server as a client of Mosquitto.
     pub async fn attach_server(&mut self) {
         let bridge = write(&self.folder.0, "bridge", &self.authority, &self.authority.client(mosquitto::SERVER, FLEET));
-        let config = Config::External { url: format!("mqtts://{}", self.address), tls: Some(bridge) };
-        self.broker = Some(broker::start(config, fleet(), self.witness.clone()).await.unwrap());
+        let config = Config::External { url: format!("mqtts://{}", self.address), tls: Some(Tls::Files(bridge)) };
+        self.broker = Some(broker::start(config, None, fleet(), self.witness.clone()).await.unwrap());
     }
 
     pub async fn stop_server(&mut self) {
@@ -315,7 +315,7 @@ pub async fn plain_mosquitto(witness: Arc<Witness>) -> Option<(Broker, SocketAdd
     write_mosquitto(&folder.0, &mosquitto::Listener::Loopback { port: address.port() });
     let process = spawn_mosquitto(&folder.0, address).await;
     let config = Config::External { url: format!("mqtt://{address}"), tls: None };
-    let broker = broker::start(config, fleet(), witness).await.unwrap();
+    let broker = broker::start(config, None, fleet(), witness).await.unwrap();
     Some((broker, address, Kept(process, folder)))
 }
 
@@ -327,5 +327,5 @@ impl Drop for Kept {
 }
 
 pub async fn plain_embedded(listen: SocketAddr, witness: Arc<Witness>) -> anyhow::Result<Broker> {
-    broker::start(Config::Embedded { listen, tls: None }, fleet(), witness).await
+    broker::start(Config::Embedded { listen, tls: None }, None, fleet(), witness).await
 }

@@ -1,10 +1,13 @@
 //! The link over MQTT 5, with rumqttc.
 //!
 //! Invariant: every connection has a client of its own, so nothing of a dead connection is sent on the next one; what is in
-//! RAM is bounded by the limits below, both ways. TLS comes with enrolment. Not here: deciding that a link is wedged (`uplink`).
+//! RAM is bounded by the limits below, both ways. A connection whose broker the device could not date stands only when the time was
+//! answered. Not here: deciding that a link is wedged (`uplink`), whom to believe (`secured`).
+
+pub mod address;
+pub mod secured;
 
 use std::{
-    fmt,
     str::FromStr,
     sync::{
         Arc,
@@ -21,7 +24,7 @@ use rumqttc::v5::{
         v5::{Filter, LastWill, LastWillProperties, Packet, SubAck, SubscribeReasonCode},
     },
 };
-use serde::{Deserialize, Deserializer, de::Error as _};
+use serde::Deserialize;
 use tokio::{
     sync::mpsc,
     task::JoinHandle,
@@ -31,49 +34,22 @@ use wayside_common::{
     backoff::full_jitter,
     id::{DeviceId, FleetId},
     topic::{self, Topic, Up},
-    wire::{self, FromDevice, MAX_PACKET},
+    wire::{self, FromDevice, MAX_PACKET, ToDevice},
 };
 
+use self::{
+    address::BrokerUrl,
+    secured::{Answered, Secured},
+};
 use super::{Care, Link, LinkEvent};
-
-/// Where the broker is: `mqtt://HOST:PORT`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BrokerUrl {
-    pub host: String,
-    pub port: u16,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a broker's address; write mqtt://HOST:PORT")]
-pub struct BrokerUrlError(String);
-
-impl FromStr for BrokerUrl {
-    type Err = BrokerUrlError;
-    fn from_str(text: &str) -> Result<Self, BrokerUrlError> {
-        let malformed = || BrokerUrlError(text.chars().take(120).collect());
-        let (host, port) = text.strip_prefix("mqtt://").and_then(|rest| rest.rsplit_once(':')).ok_or_else(malformed)?;
-        if host.is_empty() || host.contains('/') {
-            return Err(malformed());
-        }
-        Ok(Self { host: host.into(), port: port.parse().map_err(|_| malformed())? })
-    }
-}
-impl fmt::Display for BrokerUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "mqtt://{}:{}", self.host, self.port)
-    }
-}
-impl<'de> Deserialize<'de> for BrokerUrl {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
-    }
-}
+use crate::enroll::verifier::Accepted;
 
 /// `[link]` of the configuration file.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    pub broker: BrokerUrl,
+    /// Absent: as the enrolment said.
+    pub broker: Option<BrokerUrl>,
 }
 
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -96,6 +72,10 @@ const BACKOFF_CAP: Duration = Duration::from_secs(3);
 const STEADY: Duration = Duration::from_secs(30);
 /// From CONNACK to SUBACK.
 const SUBSCRIBE_WITHIN: Duration = Duration::from_secs(10);
+/// From SUBACK to the answer for the time.
+const TIME_WITHIN: Duration = Duration::from_secs(10);
+/// What comes before that answer is kept back; more than this is dropped, and comes again.
+const KEPT_BACK: usize = 64;
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 
 /// See the module.
@@ -114,10 +94,11 @@ enum Happened {
 }
 
 impl Mqtt {
-    /// Starts to connect at once.
-    pub fn start(config: &Config, fleet: &FleetId, device: &DeviceId) -> Self {
+    /// Starts to connect at once; with TLS where it is `secured`.
+    pub fn start(broker: &BrokerUrl, secured: Option<Secured>, fleet: &FleetId, device: &DeviceId) -> Self {
         let driver = Driver {
-            broker: config.broker.clone(),
+            broker: broker.clone(),
+            secured,
             fleet: fleet.clone(),
             device: device.clone(),
             subscribe_within: SUBSCRIBE_WITHIN,
@@ -187,6 +168,7 @@ impl Link for Mqtt {
 #[derive(Clone)]
 struct Driver {
     broker: BrokerUrl,
+    secured: Option<Secured>,
     fleet: FleetId,
     device: DeviceId,
     subscribe_within: Duration,
@@ -207,8 +189,14 @@ impl Driver {
                 let random = getrandom::u64().unwrap_or(u64::MAX);
                 tokio::time::sleep(full_jitter(BACKOFF_BASE, BACKOFF_CAP, tries - 1, random)).await;
             }
-            let (client, events) = AsyncClient::new(self.options(), QUEUE);
-            let reason = self.drive(client, events, &tell).await;
+            let accepted = Accepted::default();
+            let reason = match self.options(&accepted) {
+                Ok(options) => {
+                    let (client, events) = AsyncClient::new(options, QUEUE);
+                    self.drive(client, events, &accepted, &tell).await
+                }
+                Err(error) => format!("{error:#}"),
+            };
             if tell.send(Happened::Down(reason)).await.is_err() {
                 return;
             }
@@ -216,48 +204,106 @@ impl Driver {
     }
 
     /// Until the connection ends; gives why it ended.
-    async fn drive(&self, client: AsyncClient, mut events: EventLoop, tell: &mpsc::Sender<Happened>) -> String {
-        let (mut subscribed_by, mut up_since) = (None, None);
+    async fn drive(&self, client: AsyncClient, mut events: EventLoop, accepted: &Accepted, tell: &mpsc::Sender<Happened>) -> String {
+        let mut stage = Stage::Greeting;
         loop {
-            let polled = match subscribed_by {
+            let polled = match stage.deadline() {
                 None => events.poll().await,
-                Some(by) => match timeout_at(by, events.poll()).await {
+                Some((by, reason)) => match timeout_at(by, events.poll()).await {
                     Ok(polled) => polled,
-                    Err(_) => return "the broker does not answer the subscription".into(),
+                    Err(_) => return reason.into(),
                 },
             };
             // The next wait is then a short one; it is one, because others lost their connection at the same time.
-            if up_since.is_some_and(|since: Instant| since.elapsed() >= STEADY) {
+            if matches!(stage, Stage::Standing { since } if since.elapsed() >= STEADY) {
                 self.tries.store(1, Relaxed);
             }
             let happened = match polled {
-                Ok(Event::Incoming(Packet::ConnAck(_))) => {
-                    if client.try_subscribe_many(self.filters()).is_err() {
-                        return "no room to subscribe".into();
-                    }
-                    subscribed_by = Some(Instant::now() + self.subscribe_within);
-                    continue;
-                }
-                // Only now do answers find their way; so nothing is said before.
-                Ok(Event::Incoming(Packet::SubAck(ack))) => {
-                    if let Some(reason) = refusal(&ack) {
-                        return reason;
-                    }
-                    (subscribed_by, up_since) = (None, Some(Instant::now()));
-                    Happened::Up(client.clone())
-                }
-                Ok(Event::Incoming(Packet::Publish(publish))) => match std::str::from_utf8(&publish.topic).map(Topic::from_str) {
-                    Ok(Ok(topic)) => Happened::Received { topic, bytes: publish.payload.to_vec() },
-                    _ => {
-                        tracing::warn!("a packet came on a topic that is not ours");
-                        continue;
-                    }
+                Ok(Event::Incoming(packet)) => match self.packet(packet, &mut stage, &client, accepted) {
+                    Ok(happened) => happened,
+                    Err(reason) => return reason,
                 },
                 Ok(_) => continue,
-                Err(error) => return error.to_string(),
+                Err(error) => {
+                    if let (Some(secured), Stage::Greeting) = (&self.secured, &stage) {
+                        secured.note_end(&error, accepted);
+                    }
+                    return error.to_string();
+                }
             };
-            if tell.send(happened).await.is_err() {
-                return "nobody listens".into();
+            for happened in happened {
+                if tell.send(happened).await.is_err() {
+                    return "nobody listens".into();
+                }
+            }
+        }
+    }
+
+    /// What to tell of a packet; an error ends the connection.
+    fn packet(&self, packet: Packet, stage: &mut Stage, client: &AsyncClient, accepted: &Accepted) -> Result<Vec<Happened>, String> {
+        match packet {
+            Packet::ConnAck(_) => {
+                if client.try_subscribe_many(self.filters()).is_err() {
+                    return Err("no room to subscribe".into());
+                }
+                *stage = Stage::Subscribing { by: Instant::now() + self.subscribe_within };
+                Ok(Vec::new())
+            }
+            // Only now do answers find their way; so nothing is said before.
+            Packet::SubAck(ack) => {
+                if let Some(reason) = refusal(&ack) {
+                    return Err(reason);
+                }
+                let Some(nonce) = self.secured.as_ref().and_then(Secured::question) else {
+                    *stage = Stage::Standing { since: Instant::now() };
+                    return Ok(vec![Happened::Up(client.clone())]);
+                };
+                let topic = Topic::Up(self.fleet.clone(), self.device.clone(), Up::Trust).to_string();
+                let question = wire::encode(&FromDevice::TimeRequest { nonce });
+                if client.try_publish(topic, QoS::AtLeastOnce, false, question).is_err() {
+                    return Err("no room to ask for the time".into());
+                }
+                *stage = Stage::Asking { by: Instant::now() + TIME_WITHIN, kept_back: Vec::new() };
+                Ok(Vec::new())
+            }
+            Packet::Publish(publish) => {
+                let Ok(Ok(topic)) = std::str::from_utf8(&publish.topic).map(Topic::from_str) else {
+                    tracing::warn!("a packet came on a topic that is not ours");
+                    return Ok(Vec::new());
+                };
+                self.received(topic, publish.payload.to_vec(), stage, client, accepted)
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    fn received(
+        &self,
+        topic: Topic,
+        bytes: Vec<u8>,
+        stage: &mut Stage,
+        client: &AsyncClient,
+        accepted: &Accepted,
+    ) -> Result<Vec<Happened>, String> {
+        let (Stage::Asking { kept_back, .. }, Some(secured)) = (&mut *stage, &self.secured) else {
+            return Ok(vec![Happened::Received { topic, bytes }]);
+        };
+        let answer = match wire::decode(&bytes) {
+            Ok(ToDevice::Time(document)) => secured.answered(&document, accepted),
+            _ => Answered::Ignored,
+        };
+        match answer {
+            Answered::Ignored => {
+                if kept_back.len() < KEPT_BACK {
+                    kept_back.push(Happened::Received { topic, bytes });
+                }
+                Ok(Vec::new())
+            }
+            Answered::CertificateIsNot => Err("the broker's certificate is not good at the time that its server tells".into()),
+            Answered::Good => {
+                let kept_back = std::mem::take(kept_back);
+                *stage = Stage::Standing { since: Instant::now() };
+                Ok(std::iter::once(Happened::Up(client.clone())).chain(kept_back).collect())
             }
         }
     }
@@ -268,7 +314,7 @@ impl Driver {
             .to_vec()
     }
 
-    fn options(&self) -> MqttOptions {
+    fn options(&self, accepted: &Accepted) -> anyhow::Result<MqttOptions> {
         let mut options = MqttOptions::new(self.device.as_str(), &self.broker.host, self.broker.port);
         options
             .set_keep_alive(KEEP_ALIVE)
@@ -289,7 +335,37 @@ impl Driver {
             user_properties: Vec::new(),
         };
         options.set_last_will(LastWill::new(state, wire::encode(&FromDevice::Gone), QoS::AtLeastOnce, false, Some(delay)));
-        options
+        if let Some(secured) = &self.secured {
+            options.set_transport(secured.transport(accepted)?);
+        }
+        Ok(options)
+    }
+}
+
+/// How far a connection is.
+enum Stage {
+    Greeting,
+    Subscribing {
+        by: Instant,
+    },
+    /// The device does not know the time, and believes nothing until it does.
+    Asking {
+        by: Instant,
+        kept_back: Vec<Happened>,
+    },
+    Standing {
+        since: Instant,
+    },
+}
+
+impl Stage {
+    fn deadline(&self) -> Option<(Instant, &'static str)> {
+        match self {
+            // The client has a deadline of its own.
+            Self::Greeting | Self::Standing { .. } => None,
+            Self::Subscribing { by } => Some((*by, "the broker does not answer the subscription")),
+            Self::Asking { by, .. } => Some((*by, "this device does not know the time, and the server does not tell it")),
+        }
     }
 }
 
@@ -315,7 +391,8 @@ mod tests {
     async fn connect(suback: Option<&'static [u8]>) -> (Mqtt, Arc<Notify>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let driver = Driver {
-            broker: BrokerUrl { host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port() },
+            broker: BrokerUrl { secure: false, host: "127.0.0.1".into(), port: listener.local_addr().unwrap().port() },
+            secured: None,
             fleet: "demo".parse().unwrap(),
             device: "cam-1".parse().unwrap(),
             // Short only where nothing comes: a slow machine is not a silent broker.
@@ -374,15 +451,5 @@ mod tests {
         end.notify_one();
         assert_eq!(link.next().await, LinkEvent::Up);
         assert_eq!(link.driver.tries.load(Relaxed), 4);
-    }
-
-    #[test]
-    fn a_broker_address_inverts_and_a_bad_one_is_refused() {
-        let url: BrokerUrl = "mqtt://127.0.0.1:1883".parse().unwrap();
-        assert_eq!(url.to_string(), "mqtt://127.0.0.1:1883");
-        assert_eq!("mqtt://[::1]:1883".parse::<BrokerUrl>().unwrap().host, "[::1]");
-        for bad in ["127.0.0.1:1883", "mqtt://host", "mqtt://:1", "mqtt://h:99999", "mqtts://h:1", "mqtt://a/b:1", ""] {
-            assert!(bad.parse::<BrokerUrl>().is_err(), "{bad}");
-        }
     }
 }

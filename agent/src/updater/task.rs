@@ -25,7 +25,7 @@ use super::{
     slots::Slots,
 };
 use crate::{
-    clock::Clock,
+    clock::{Clock, Timekeeper},
     judge::{Slot, Workshop},
     link::{Arrived, Care, Installed, Outgoing},
     report::Reporter,
@@ -46,6 +46,7 @@ pub struct Place {
 
 pub struct Updater {
     pub clock: Clock,
+    pub time: Timekeeper,
     pub machine: Machine,
     pub reporter: Reporter,
     pub slots: Slots,
@@ -82,7 +83,7 @@ impl Updater {
     }
 
     fn now(&self) -> Now {
-        Now { mono: self.clock.mono(), wall: self.clock.for_expiry() }
+        Now { mono: self.clock.mono(), wall: self.time.now().at }
     }
 
     async fn perform(&mut self, action: Action, partial: &mut Option<Partial>) -> Option<Event> {

@@ -33,7 +33,7 @@ use wayside_common::{
     wire::MAX_PACKET,
 };
 
-use super::{Downlink, Ingest, TlsFiles, check_length, lifetime};
+use super::{Downlink, Ingest, Own, TlsFiles, check_length, lifetime};
 use hooks::Gate;
 
 /// Sessions that may exist, connected or not.
@@ -71,22 +71,38 @@ struct InProcess {
     fleet: FleetId,
 }
 
-pub async fn start(listen: SocketAddr, tls: Option<TlsFiles>, fleet: FleetId, ingest: Arc<dyn Ingest>) -> anyhow::Result<Embedded> {
-    ensure!(tls.is_some() || listen.ip().is_loopback(), "plain MQTT on {listen}: without TLS only a loopback address can be listened on");
+/// How a device is known.
+pub enum Security {
+    /// By what it says: whoever can connect to a loopback address is the operator.
+    Loopback,
+    /// By a certificate of the CA in the files.
+    Files(TlsFiles),
+    /// By a certificate of this server's own CA.
+    Own(Own),
+}
+
+pub async fn start(listen: SocketAddr, security: Security, fleet: FleetId, ingest: Arc<dyn Ingest>) -> anyhow::Result<Embedded> {
+    let plain = matches!(security, Security::Loopback);
+    ensure!(!plain || listen.ip().is_loopback(), "plain MQTT on {listen}: without TLS only a loopback address can be listened on");
     // The check for a busy host would refuse devices because of other programs' load.
     let context =
         ServerContext::new().node_id(1).busy_check_enable(false).mqtt_max_sessions(MAX_SESSIONS).task_exec_workers(64).build().await;
     *context.extends.retain_mut().await = Box::new(retain::Bounded::default());
     let in_process = Arc::new(InProcess { context: context.clone(), fleet: fleet.clone() });
+    let (tls, revoked) = match security {
+        Security::Loopback => (None, None),
+        Security::Files(files) => (Some(Arc::new(front::configuration(&files)?)), None),
+        Security::Own(own) => (Some(own.listener), Some(own.revoked)),
+    };
     let (listener, front) = match tls {
         None => (limits(Builder::new()).laddr(listen).bind()?.tcp()?, None),
-        Some(files) => {
+        Some(tls) => {
             let inner = limits(Builder::new()).laddr((Ipv4Addr::LOCALHOST, 0).into()).bind()?.tcp()?;
-            let front = front::bind(listen, &files, inner.local_addr()?).await?;
+            let front = front::bind(listen, tls, inner.local_addr()?).await?;
             (inner, Some(front))
         }
     };
-    let gate = Arc::new(Gate::new(fleet, ingest, in_process.clone(), front.as_ref().map(front::Front::subjects)));
+    let gate = Arc::new(Gate::new(fleet, ingest, in_process.clone(), front.as_ref().map(front::Front::subjects), revoked));
     hooks::register(&context, &gate).await;
 
     let inner = listener.local_addr()?;
@@ -253,7 +269,7 @@ mod tests {
         let folder = crate::scratch::Scratch::new();
         let fleet: FleetId = "plant".parse().unwrap();
         let listen = (Ipv4Addr::LOCALHOST, 0).into();
-        let embedded = start(listen, Some(files(folder.path())), fleet, Arc::new(Nobody)).await.unwrap();
+        let embedded = start(listen, Security::Files(files(folder.path())), fleet, Arc::new(Nobody)).await.unwrap();
         assert_ne!(embedded.inner, embedded.address());
         let mut program = tokio::net::TcpStream::connect(embedded.inner).await.unwrap();
         let connect = Connect { keep_alive: 30, client_id: "cam-1".into(), clean_start: true, properties: None };

@@ -58,7 +58,7 @@ struct Client {
     current: Mutex<AsyncClient>,
 }
 
-pub async fn start(url: &str, tls: Option<TlsFiles>, fleet: FleetId, ingest: Arc<dyn Ingest>) -> anyhow::Result<External> {
+pub async fn start(url: &str, tls: Option<Arc<ClientConfig>>, fleet: FleetId, ingest: Arc<dyn Ingest>) -> anyhow::Result<External> {
     let options = options(url, tls)?;
     let (client, eventloop) = AsyncClient::new(options.clone(), usize::from(RECEIVE_MAX));
     let downlink = Arc::new(Client { fleet, current: Mutex::new(client) });
@@ -85,16 +85,16 @@ impl External {
     }
 }
 
-fn options(url: &str, tls: Option<TlsFiles>) -> anyhow::Result<MqttOptions> {
+fn options(url: &str, tls: Option<Arc<ClientConfig>>) -> anyhow::Result<MqttOptions> {
     let (scheme, address) = url.split_once("://").with_context(|| format!("{url:?} is not mqtt://HOST:PORT or mqtts://HOST:PORT"))?;
     let (host, port) = address.trim_end_matches('/').rsplit_once(':').with_context(|| format!("{url:?} has no port"))?;
     let port: u16 = port.parse().with_context(|| format!("the port of {url:?}"))?;
     let mut options = MqttOptions::new(mosquitto::SERVER, host.trim_matches(['[', ']']), port);
     match (scheme, tls) {
-        ("mqtts", Some(files)) => {
-            options.set_transport(Transport::Tls(TlsConfiguration::Rustls(Arc::new(configuration(&files)?))));
+        ("mqtts", Some(tls)) => {
+            options.set_transport(Transport::Tls(TlsConfiguration::Rustls(tls)));
         }
-        ("mqtts", None) => bail!("{url}: mqtts needs the files of `tls`"),
+        ("mqtts", None) => bail!("{url}: mqtts needs `tls`"),
         ("mqtt", None) => {
             let loopback = host == "localhost" || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
             ensure!(loopback, "{url}: plain MQTT is only for a broker on this machine");
@@ -116,7 +116,7 @@ fn options(url: &str, tls: Option<TlsFiles>) -> anyhow::Result<MqttOptions> {
     Ok(options)
 }
 
-fn configuration(files: &TlsFiles) -> anyhow::Result<ClientConfig> {
+pub fn configuration(files: &TlsFiles) -> anyhow::Result<ClientConfig> {
     let read = |path: &std::path::Path| -> anyhow::Result<Vec<CertificateDer<'static>>> {
         let certificates = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
         certificates.with_context(|| format!("reading certificates from {}", path.display()))

@@ -13,9 +13,12 @@ use anyhow::{Context, ensure};
 use clap::{Args, Subcommand};
 use wayside_common::id::FleetId;
 
-use crate::broker::{
-    TlsFiles,
-    mosquitto::{self, Listener},
+use crate::{
+    broker::{
+        TlsFiles,
+        mosquitto::{self, Listener},
+    },
+    pki::export::Export,
 };
 
 #[derive(Debug, Subcommand)]
@@ -37,6 +40,9 @@ pub struct MosquittoConfig {
     /// CA that signed the devices' certificates, and the server's
     #[arg(long, value_name = "FILE", requires_all = ["cert", "key"])]
     ca: Option<PathBuf>,
+    /// The server's data folder: its own CA, and the certificate and list that it writes there for the broker
+    #[arg(long, value_name = "DIR", conflicts_with = "ca")]
+    data_dir: Option<PathBuf>,
     /// Certificate of the broker
     #[arg(long, value_name = "FILE", requires = "ca")]
     cert: Option<PathBuf>,
@@ -59,15 +65,24 @@ impl MosquittoConfig {
     fn write(self) -> anyhow::Result<()> {
         let folder = absolute(&self.dir)?;
         let (access, store) = (folder.join("access"), folder.join("store"));
-        let files = match (&self.ca, &self.cert, &self.key) {
+        let own = self.data_dir.as_deref().map(absolute).transpose()?.map(|dir| Export::to(&dir.join("broker")));
+        let given = match (&self.ca, &self.cert, &self.key) {
             (Some(ca), Some(cert), Some(key)) => Some(TlsFiles { ca: absolute(ca)?, cert: absolute(cert)?, key: absolute(key)? }),
             _ => None,
         };
-        let revoked = self.revoked.as_deref().map(absolute).transpose()?;
+        let files = own.as_ref().map(Export::files).or(given);
+        let revoked = match &own {
+            Some(own) => Some(own.revoked()),
+            None => self.revoked.as_deref().map(absolute).transpose()?,
+        };
         let listener = match &files {
             Some(files) => Listener::Tls { address: self.listen, files, revoked: revoked.as_deref() },
             None => {
-                ensure!(self.listen.ip() == Ipv4Addr::LOCALHOST, "plain MQTT on {}: give --ca, --cert and --key", self.listen);
+                ensure!(
+                    self.listen.ip() == Ipv4Addr::LOCALHOST,
+                    "plain MQTT on {}: give --data-dir, or --ca, --cert and --key",
+                    self.listen
+                );
                 Listener::Loopback { port: self.listen.port() }
             }
         };
@@ -78,7 +93,11 @@ impl MosquittoConfig {
         create(&configuration, &rendered.configuration)?;
         println!("mosquitto -c {}", configuration.display());
         eprintln!("{} must belong to the user that Mosquitto runs as", store.display());
-        if files.is_some() {
+        if own.is_some() {
+            eprintln!(
+                "the server writes the broker's files where its configuration has kind = \"external\", tls = \"own\" in [broker]; after a revocation, and once a year, restart Mosquitto"
+            );
+        } else if files.is_some() {
             eprintln!("the server connects with a certificate whose CN is {}", mosquitto::SERVER);
         }
         Ok(())
@@ -97,7 +116,7 @@ mod tests {
 
     fn plain(dir: &Path, listen: &str) -> MosquittoConfig {
         let (fleet, listen) = ("plant".parse().unwrap(), listen.parse().unwrap());
-        MosquittoConfig { fleet, dir: dir.into(), listen, ca: None, cert: None, key: None, revoked: None }
+        MosquittoConfig { fleet, dir: dir.into(), listen, ca: None, data_dir: None, cert: None, key: None, revoked: None }
     }
 
     #[test]

@@ -1,15 +1,21 @@
-//! `wayside device …`: what the server knows of its devices.
+//! `wayside device …`: what the server knows of its devices, who is let in, and who no longer is.
 //!
-//! Invariant: everything shown comes from the REST API. Not here: changing a device.
+//! Invariant: everything shown comes from the REST API; `add` prints one line and nothing else, for it holds a secret. Not here: changing
+//! what a device does.
 
-use anyhow::ensure;
+use std::io::Write;
+
+use anyhow::{Context as _, ensure};
 use clap::Subcommand;
-use serde_json::Value;
-use wayside_common::{id::DeviceId, time::Wall};
+use serde_json::{Value, json};
+use wayside_common::{
+    id::{DeviceClass, DeviceId},
+    time::Wall,
+};
 
 use crate::cli::{
     Context,
-    output::{Column, text},
+    output::{Column, Output, text},
 };
 
 #[derive(Debug, Default, Subcommand)]
@@ -23,6 +29,19 @@ pub enum Verb {
         device: DeviceId,
         #[arg(long, value_enum, default_value_t)]
         show: Show,
+    },
+    /// Let a device enrol: prints the command to run on it, good once and for an hour
+    Add {
+        #[arg(value_name = "ID")]
+        device: DeviceId,
+        /// What kind of device it is: camera, imu, climate
+        #[arg(long)]
+        class: DeviceClass,
+    },
+    /// Shut a device out: ends its connection, voids its certificates and open tokens
+    Revoke {
+        #[arg(value_name = "ID")]
+        device: DeviceId,
     },
 }
 
@@ -68,6 +87,8 @@ const GAPS: &[Column] = &[
     ("reason", |row| text(row, "/reason")),
 ];
 
+const REVOKED: &[Column] = &[("device", |row| text(row, "/device")), ("certificates", |row| text(row, "/certificates"))];
+
 const DRIFT: &[Column] = &[
     ("slot", |row| text(row, "/slot")),
     ("feature", |row| text(row, "/feature")),
@@ -80,8 +101,14 @@ const DRIFT: &[Column] = &[
 
 impl Verb {
     pub fn run(self, context: &Context) -> anyhow::Result<()> {
-        let Self::Get { device, show } = self else {
-            return context.output.rows(&context.client.get("/v1/devices")?, DEVICES);
+        let (device, show) = match self {
+            Self::Ls => return context.output.rows(&context.client.get("/v1/devices")?, DEVICES),
+            Self::Add { device, class } => return add(context, &device, &class),
+            Self::Revoke { device } => {
+                let answer = context.client.post(&format!("/v1/devices/{device}/revoke"), &json!({}))?;
+                return context.output.row(&answer, REVOKED);
+            }
+            Self::Get { device, show } => (device, show),
         };
         let path = format!("/v1/devices/{device}");
         let (answer, columns) = match show {
@@ -93,6 +120,16 @@ impl Verb {
         ensure!(answer.is_array(), "the server's answer is not a list");
         context.output.rows(&answer, columns)
     }
+}
+
+fn add(context: &Context, device: &DeviceId, class: &DeviceClass) -> anyhow::Result<()> {
+    let answer = context.client.post(&format!("/v1/devices/{device}/enrolment"), &json!({ "class": class }))?;
+    if context.output == Output::Json {
+        return context.output.row(&answer, &[]);
+    }
+    let part = |pointer: &str| answer.pointer(pointer).and_then(Value::as_str).context("the server's answer has no token");
+    writeln!(std::io::stdout(), "sudo wayside-agent enroll {} --token {}", part("/url")?, part("/token")?)?;
+    Ok(())
 }
 
 fn models(row: &Value) -> String {

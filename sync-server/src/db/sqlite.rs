@@ -21,7 +21,7 @@ use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
 /// What each schema version adds; `user_version` says how many have run. Entries are never changed once released.
-const SCHEMA: &[&str] = &[telemetry::SCHEMA_1, registry::SCHEMA_2, telemetry::SCHEMA_3, telemetry::SCHEMA_4];
+const SCHEMA: &[&str] = &[telemetry::SCHEMA_1, registry::SCHEMA_2, telemetry::SCHEMA_3, telemetry::SCHEMA_4, registry::identity::SCHEMA];
 
 const READERS: usize = 2;
 /// How many calls may wait for a thread; more callers wait for their turn.

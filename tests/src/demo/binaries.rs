@@ -24,7 +24,16 @@ impl Binaries {
     /// Builds them unless `as_they_are`.
     pub fn make(as_they_are: bool) -> anyhow::Result<Self> {
         let demo = std::env::current_exe().context("could not find the demo's own program")?;
-        let folder = demo.parent().context("the demo's program lies in no folder")?;
+        Self::beside(demo.parent().context("the demo's program lies in no folder")?, as_they_are)
+    }
+
+    /// For a test, whose own program lies one folder deeper.
+    pub fn for_tests() -> anyhow::Result<Self> {
+        let test = std::env::current_exe().context("could not find the test's own program")?;
+        Self::beside(test.parent().and_then(Path::parent).context("the test's program lies in no folder")?, false)
+    }
+
+    fn beside(folder: &Path, as_they_are: bool) -> anyhow::Result<Self> {
         if !as_they_are {
             build(folder)?;
         }

@@ -91,10 +91,11 @@ impl Device {
     }
 
     /// The agent's configuration file.
-    pub fn config(&self, folder: &Path, broker: &str, root: &Path, anchor: Wall) -> String {
+    /// Where the server is, its enrolment says.
+    pub fn config(&self, folder: &Path, anchor: Wall) -> String {
         let Self { id, source, slot, package, .. } = self;
         let class = self.kind.as_str();
-        let (data_dir, root, package) = (quoted(&folder.join(id)), quoted(root), quoted(package));
+        let (data_dir, package) = (quoted(&folder.join(id)), quoted(package));
         // The scenes' own model is nearly always sure of them; of photos it is often not.
         let margin_below = match &self.input {
             Input::Sim { .. } => 0.995,
@@ -110,8 +111,7 @@ impl Device {
             Input::Pictures(hand) => format!("kind = \"images\"\npath = {}\npasses = 1\n", quoted(&hand.folder)),
         };
         format!(
-            "data_dir = {data_dir}\n\n[device]\nid = \"{id}\"\nfleet = \"{FLEET}\"\nclass = \"{class}\"\n\n[link]\nbroker = \"mqtt://{broker}\"\n\n\
-             [trust]\nroot = {root}\n\n[[source]]\nname = \"{source}\"\n{input}\n\
+            "data_dir = {data_dir}\n\n[device]\nid = \"{id}\"\nfleet = \"{FLEET}\"\nclass = \"{class}\"\n\n[[source]]\nname = \"{source}\"\n{input}\n\
              [[slot]]\nname = \"{slot}\"\nsource = \"{source}\"\npackage = {package}\n\n[samples]\nmargin_below = {margin_below}\nbytes_per_hour = 8000000\n\n[drift]\nwindow = \"5s\"\n"
         )
     }
@@ -181,15 +181,15 @@ pub fn devices(zoo: &Path, cameras: &CameraModels, seed: u64, feed: Option<Durat
 }
 
 /// The server's configuration file. `wayside` is the program that its retraining job runs.
-pub fn server_config(folder: &Path, api: &str, broker: &str, wayside: &Path, cameras: &CameraModels) -> String {
+pub fn server_config(folder: &Path, [api, broker, enroll]: &[String; 3], wayside: &Path, cameras: &CameraModels) -> String {
     let (data, keys, program) = (quoted(&folder.join("server")), quoted(&folder.join("server-keys")), quoted(wayside));
     // The server has the drift reference of what devices come with only if it knows the packages.
     let zoo = cameras.first.parent().unwrap_or(Path::new("."));
     let shipped = [cameras.first.clone(), zoo.join("motion"), zoo.join("room-th")];
     let shipped: Vec<String> = shipped.iter().map(|package| quoted(package)).collect();
     format!(
-        "data_dir = {data}\nfleet = \"{FLEET}\"\npackages = [{}]\n\n[api]\nlisten = \"{api}\"\n\n[broker]\nkind = \"embedded\"\nlisten = \"{broker}\"\n\n\
-         [trust]\ndir = {keys}\n\n[[job]]\nname = \"head\"\nmodel = \"{}\"\ncommand = [{program}, \"retrain\", \"head\"]\ntimeout = \"2m\"\n",
+        "data_dir = {data}\nfleet = \"{FLEET}\"\npackages = [{}]\n\n[api]\nlisten = \"{api}\"\n\n[broker]\nkind = \"embedded\"\nlisten = \"{broker}\"\ntls = \"own\"\n\n\
+         [enroll]\nlisten = \"{enroll}\"\n\n[trust]\ndir = {keys}\n\n[[job]]\nname = \"head\"\nmodel = \"{}\"\ncommand = [{program}, \"retrain\", \"head\"]\ntimeout = \"2m\"\n",
         shipped.join(", "),
         cameras.name
     )
@@ -227,7 +227,7 @@ mod tests {
     fn configurations_are_toml_whatever_the_paths_are() {
         let folder = Path::new("/tmp/a \"quoted\" folder\\with 'signs");
         for device in plan(Some(Duration::from_secs(60))) {
-            let text = device.config(folder, "127.0.0.1:1883", Path::new("/k/root.json"), Wall(1_000));
+            let text = device.config(folder, Wall(1_000));
             let table: toml::Table = toml::from_str(&text).unwrap();
             assert_eq!(table["data_dir"].as_str(), folder.join(device.id).to_str());
             wayside_agent::config::Config::parse(&text).unwrap();

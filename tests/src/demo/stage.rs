@@ -58,14 +58,18 @@ impl Stage {
             timeline.tell(format!("each camera was dealt {} pictures under opaque names", hand.truth.len()));
         }
         let devices = plan::devices(&zoo, &models, options.seed, feed, hands);
-        let (api_address, broker) = (free_port()?, free_port()?);
+        let addresses = [free_port()?, free_port()?, free_port()?];
         make_keys(&binaries, folder.path())?;
         let fleet = Fleet::new(Arc::clone(&timeline));
-        let api = start_server(&fleet, &binaries, folder.path(), &models, &api_address, &broker)?;
+        let api = start_server(&fleet, &binaries, folder.path(), &models, &addresses)?;
         timeline.tell(format!("the server is up: {}", api.address));
+        for device in &devices {
+            enroll(&binaries, folder.path(), &api, device)?;
+        }
+        timeline.tell(format!("{} devices are enrolled; from here on mutual TLS", devices.len()));
         let anchor = wall_now().plus(LEAD);
         for device in &devices {
-            start_agent(&fleet, &binaries, folder.path(), device, &broker, anchor)?;
+            start_agent(&fleet, &binaries, folder.path(), device, anchor)?;
         }
         ensure!(wall_now() < anchor, "the agents were not ready before their first item was due; is this machine overloaded?");
         timeline.tell(format!("{} agents are up; their sensors start in a moment", devices.len()));
@@ -106,16 +110,9 @@ fn make_keys(binaries: &Binaries, folder: &Path) -> anyhow::Result<()> {
     command(&binaries.wayside, args.to_vec(), folder, READY).map(|_| ())
 }
 
-fn start_server(
-    fleet: &Fleet,
-    binaries: &Binaries,
-    folder: &Path,
-    models: &CameraModels,
-    address: &str,
-    broker: &str,
-) -> anyhow::Result<Api> {
+fn start_server(fleet: &Fleet, binaries: &Binaries, folder: &Path, models: &CameraModels, addresses: &[String; 3]) -> anyhow::Result<Api> {
     let config = folder.join("server.toml");
-    fs::write(&config, plan::server_config(folder, address, broker, &binaries.wayside, models))?;
+    fs::write(&config, plan::server_config(folder, addresses, &binaries.wayside, models))?;
     let launch = Launch {
         name: "server".into(),
         program: binaries.wayside.clone(),
@@ -127,9 +124,21 @@ fn start_server(
     Ok(Api::new(address, token))
 }
 
-fn start_agent(fleet: &Fleet, binaries: &Binaries, folder: &Path, device: &Device, broker: &str, anchor: Wall) -> anyhow::Result<()> {
+/// As a person does it: the server prints a line, which is run on the device.
+fn enroll(binaries: &Binaries, folder: &Path, api: &Api, device: &Device) -> anyhow::Result<()> {
+    let add = ["device", "add", device.id, "--class", device.kind.as_str(), "--server", &api.address, "--token", &api.token];
+    let line = command(&binaries.wayside, add.map(str::to_owned).to_vec(), folder, READY)?;
+    let words =
+        line.lines().find_map(|line| line.strip_prefix("sudo wayside-agent ")).context("`wayside device add` printed no command")?;
+    let (config, data) = (folder.join(format!("{}.toml", device.id)), folder.join(device.id));
+    let places = ["--config".to_owned(), config.display().to_string(), "--data-dir".to_owned(), data.display().to_string()];
+    let args = words.split_whitespace().map(str::to_owned).chain(places).collect();
+    command(&binaries.agent, args, folder, READY).map(|_| ())
+}
+
+fn start_agent(fleet: &Fleet, binaries: &Binaries, folder: &Path, device: &Device, anchor: Wall) -> anyhow::Result<()> {
     let config = folder.join(format!("{}.toml", device.id));
-    fs::write(&config, device.config(folder, broker, &folder.join("server-keys/root.json"), anchor))?;
+    fs::write(&config, device.config(folder, anchor))?;
     let launch = Launch {
         name: device.id.into(),
         program: binaries.agent.clone(),

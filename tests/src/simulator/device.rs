@@ -52,7 +52,10 @@ pub struct Said {
 }
 
 pub enum What {
-    Publish { up: Up, bytes: Vec<u8> },
+    Publish {
+        up: Up,
+        bytes: Vec<u8>,
+    },
     /// The agent throws its connection away.
     Rebuild,
     Close,

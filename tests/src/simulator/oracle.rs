@@ -121,10 +121,16 @@ impl Oracle {
                 continue;
             }
             let name = (device, epoch, stream);
-            let mut known: Vec<(u64, u64)> = [&self.committed, &self.told].iter().filter_map(|map| map.get(&name)).flatten().copied().collect();
+            let mut known: Vec<(u64, u64)> =
+                [&self.committed, &self.told].iter().filter_map(|map| map.get(&name)).flatten().copied().collect();
             merge(&mut known);
             let covered = end == 0 || known.first().is_some_and(|(from, to)| *from == 0 && *to >= end);
-            ensure!(covered, "device-{device}: {} of {} lets go of seqs below {end}, and only {known:?} are committed or told", name.2, name.1);
+            ensure!(
+                covered,
+                "device-{device}: {} of {} lets go of seqs below {end}, and only {known:?} are committed or told",
+                name.2,
+                name.1
+            );
         }
         Ok(())
     }
@@ -148,7 +154,8 @@ impl Oracle {
         let gaps = cloud.db.gaps(&device.id).await?;
         for hold in holds {
             let (epoch, stream) = (hold.epoch.to_string(), hold.stream.to_string());
-            let stored = streams.iter().find(|content| content.epoch == epoch && content.stream == stream).map_or(0, |content| content.records);
+            let stored =
+                streams.iter().find(|content| content.epoch == epoch && content.stream == stream).map_or(0, |content| content.records);
             let lost: u64 = gaps.iter().filter(|gap| gap.epoch == epoch && gap.stream == stream).filter_map(|gap| gap.count).sum();
             ensure!(stored + lost >= hold.next, "{stream} of {epoch}: {stored} stored, {lost} named as lost, {} said", hold.next);
         }
@@ -195,9 +202,16 @@ impl Oracle {
             (Some(_), None) => true,
             (None, _) => false,
         };
-        let silent: Vec<u64> =
-            looked_at.into_iter().filter(|position| !stored.contains(position) && !missing.contains(position) && !first_excused(position)).collect();
-        ensure!(silent.is_empty(), "{} positions are neither stored nor missed, the first of them {:?}", silent.len(), &silent[..silent.len().min(5)]);
+        let silent: Vec<u64> = looked_at
+            .into_iter()
+            .filter(|position| !stored.contains(position) && !missing.contains(position) && !first_excused(position))
+            .collect();
+        ensure!(
+            silent.is_empty(),
+            "{} positions are neither stored nor missed, the first of them {:?}",
+            silent.len(),
+            &silent[..silent.len().min(5)]
+        );
         let streams = cloud.db.streams(&device.id).await?;
         for content in &streams {
             ensure!(content.differing == 0, "{} records of {} {} came with two contents", content.differing, content.stream, content.epoch);

@@ -73,7 +73,14 @@ impl Source for SimSource {
 pub type Handed = Arc<Mutex<Vec<(Epoch, Vec<Position>)>>>;
 
 /// Reads each position at its time, for as long as somebody listens.
-pub async fn sense(mut source: SimSource, timetable: Timetable, first: Position, clock: Clock, sensed: mpsc::Sender<Sensed>, handed: Handed) {
+pub async fn sense(
+    mut source: SimSource,
+    timetable: Timetable,
+    first: Position,
+    clock: Clock,
+    sensed: mpsc::Sender<Sensed>,
+    handed: Handed,
+) {
     for position in (first.0..).map(Position) {
         sleep_until(clock.instant(timetable.mono(position))).await;
         let (mono, wall) = timetable.times(position, &clock.stamp());

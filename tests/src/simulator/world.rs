@@ -435,7 +435,10 @@ impl World {
         let Incident { fault, device, lasts, .. } = incident;
         let back = lasts.min(Duration::from_secs(self.rng.u64(1..300)));
         let full = Faults { capacity: Some(self.devices[device].disk.allocated() + 8_192), ..Faults::default() };
-        let (plan, at) = (Plan { unsynced: *self.rng.choice(&Unsynced::ALL).context("there are some")?, seed: self.rng.u64(..) }, &mut self.devices[device]);
+        let (plan, at) = (
+            Plan { unsynced: *self.rng.choice(&Unsynced::ALL).context("there are some")?, seed: self.rng.u64(..) },
+            &mut self.devices[device],
+        );
         match fault {
             Fault::Kill => at.kill().await,
             Fault::CleanRestart => at.stop().await?,

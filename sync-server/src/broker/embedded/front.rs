@@ -28,17 +28,10 @@ use tokio::{
     time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use x509_parser::{parse_x509_certificate, x509::AttributeTypeAndValue};
+use x509_parser::parse_x509_certificate;
 
 use super::{DRAIN, HANDSHAKE, MAX_CONNECTIONS, MAX_HANDSHAKES};
-use crate::broker::TlsFiles;
-
-/// The two fields of a certificate's subject that name a device. A field that comes twice counts as absent.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Subject {
-    pub common_name: Option<String>,
-    pub organization: Option<String>,
-}
+use crate::broker::{self, Subject, TlsFiles};
 
 /// Which certificate is behind an inner connection.
 #[derive(Clone, Default)]
@@ -57,14 +50,14 @@ pub struct Front {
     subjects: Subjects,
 }
 
-pub async fn bind(listen: SocketAddr, files: &TlsFiles, inner: SocketAddr) -> anyhow::Result<Front> {
-    let acceptor = TlsAcceptor::from(Arc::new(configuration(files)?));
+pub async fn bind(listen: SocketAddr, tls: Arc<ServerConfig>, inner: SocketAddr) -> anyhow::Result<Front> {
+    let acceptor = TlsAcceptor::from(tls);
     // `bind` sets SO_REUSEADDR, so that a restart after a kill finds the port free.
     let listener = TcpListener::bind(listen).await.with_context(|| format!("listening on {listen}"))?;
     Ok(Front { listener, acceptor, inner, subjects: Subjects::default() })
 }
 
-fn configuration(files: &TlsFiles) -> anyhow::Result<ServerConfig> {
+pub fn configuration(files: &TlsFiles) -> anyhow::Result<ServerConfig> {
     let read = |path: &std::path::Path| -> anyhow::Result<Vec<CertificateDer<'static>>> {
         let certificates = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
         certificates.with_context(|| format!("reading certificates from {}", path.display()))
@@ -149,15 +142,7 @@ async fn serve(
 fn subject(device: &TlsStream<TcpStream>) -> Option<Subject> {
     let (_, connection) = device.get_ref();
     let (_, certificate) = parse_x509_certificate(connection.peer_certificates()?.first()?).ok()?;
-    let name = certificate.subject();
-    Some(Subject { common_name: only(name.iter_common_name()), organization: only(name.iter_organization()) })
-}
-
-fn only<'a>(mut values: impl Iterator<Item = &'a AttributeTypeAndValue<'a>>) -> Option<String> {
-    match (values.next(), values.next()) {
-        (Some(value), None) => value.as_str().ok().map(str::to_owned),
-        _ => None,
-    }
+    Some(broker::subject(&certificate))
 }
 
 /// A subject is known as long as this lives; it is dropped after the inner connection.

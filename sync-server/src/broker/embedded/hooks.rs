@@ -32,7 +32,7 @@ use wayside_common::{
 
 use super::front::Subjects;
 use crate::broker::{
-    Downlink, Ingest, Taken,
+    Downlink, Ingest, Revoked, Subject, Taken,
     acl::{self, Transport},
 };
 
@@ -43,7 +43,10 @@ pub struct Gate {
     downlink: Arc<dyn Downlink>,
     /// The certificates behind the connections of the TLS front; none when plain MQTT is served on loopback.
     subjects: Option<Subjects>,
+    /// By name.
     revoked: Mutex<HashSet<DeviceId>>,
+    /// By certificate.
+    revocations: Option<Arc<dyn Revoked>>,
     live: Live,
     closed: AtomicBool,
     /// Held for reading while a publish is taken, for writing when the broker stops.
@@ -86,13 +89,20 @@ impl Live {
 const NOT_NOW: &str = "not now";
 
 impl Gate {
-    pub fn new(fleet: FleetId, ingest: Arc<dyn Ingest>, downlink: Arc<dyn Downlink>, subjects: Option<Subjects>) -> Self {
+    pub fn new(
+        fleet: FleetId,
+        ingest: Arc<dyn Ingest>,
+        downlink: Arc<dyn Downlink>,
+        subjects: Option<Subjects>,
+        revocations: Option<Arc<dyn Revoked>>,
+    ) -> Self {
         Self {
             fleet,
             ingest,
             downlink,
             subjects,
             revoked: Mutex::default(),
+            revocations,
             live: Live::default(),
             closed: AtomicBool::new(false),
             taking: RwLock::new(()),
@@ -101,6 +111,15 @@ impl Gate {
 
     pub fn revoke(&self, device: &DeviceId) {
         lock(&self.revoked).insert(device.clone());
+    }
+
+    /// The certificate behind a connection: empty where there is none, though there must be one.
+    fn subject(&self, id: &Id) -> Option<Subject> {
+        self.subjects.as_ref().map(|subjects| id.remote_addr.and_then(|from| subjects.of(from)).unwrap_or_default())
+    }
+
+    fn is_revoked(&self, subject: Option<&Subject>) -> bool {
+        self.revocations.as_ref().zip(subject).is_some_and(|(revocations, subject)| revocations.is_revoked(&subject.serial))
     }
 
     /// From now on nothing is taken and nobody is let in.
@@ -116,7 +135,7 @@ impl Gate {
     /// CONNECT: the only place where a client id, MQTT 3, a revoked device or a will can be refused.
     fn authenticate(&self, connect_info: &ConnectInfo) -> AuthResult {
         let ConnectInfo::V5(id, connect) = connect_info else { return AuthResult::NotAuthorized };
-        let subject = self.subjects.as_ref().map(|subjects| id.remote_addr.and_then(|from| subjects.of(from)).unwrap_or_default());
+        let subject = self.subject(id);
         let transport = match &subject {
             None => Transport::Loopback,
             Some(subject) => {
@@ -135,7 +154,7 @@ impl Gate {
                 tracing::warn!(%stranger, "a connection is refused");
                 AuthResult::NotAuthorized
             }
-            Ok(device) if lock(&self.revoked).contains(&device) => {
+            Ok(device) if lock(&self.revoked).contains(&device) || self.is_revoked(subject.as_ref()) => {
                 tracing::warn!(%device, "a revoked device is refused");
                 AuthResult::NotAuthorized
             }
@@ -213,6 +232,12 @@ impl Gate {
 
     async fn connected(&self, session: &Session) {
         let Ok(device) = session.id().client_id.parse::<DeviceId>() else { return };
+        // Revoked between the question at CONNECT and now: whoever revoked it found nothing to end.
+        if self.is_revoked(self.subject(session.id()).as_ref()) {
+            let downlink = self.downlink.clone();
+            tokio::spawn(async move { downlink.kick(&device).await });
+            return;
+        }
         self.live.arrived(device.clone(), connection(session.id()));
         self.ingest.connected(&device).await;
     }

@@ -3,6 +3,7 @@
 //! Invariant: a model version's row is inserted once and changes its state alone; `assignment` keeps every generation that was ever signed.
 //! Not here: telemetry's tables, decisions (`rollout::plan`).
 
+pub mod identity;
 mod model;
 mod release;
 mod run;

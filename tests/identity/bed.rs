@@ -1,0 +1,208 @@
+//! A server with a CA of its own, and devices beside it.
+//!
+//! Invariant: each bed has its own folder and ports, and leaves no process behind. Not here: expectations.
+
+use std::{
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use wayside_agent::enroll::identity::Identity;
+use wayside_common::enrolment::Token;
+use wayside_tests::demo::{
+    api::Api,
+    binaries::Binaries,
+    fleet::wall_now,
+    folder::Folder,
+    process::{Launch, Process},
+    wait::{Look, wait_for},
+};
+
+pub const FLEET: &str = "plant";
+const LIMIT: Duration = Duration::from_secs(60);
+
+pub struct Bed {
+    // Fields are dropped in this order: the process before its folder.
+    server: Option<Process>,
+    api: Option<Api>,
+    pub enroll_url: String,
+    binaries: Binaries,
+    ports: [u16; 3],
+    folder: Folder,
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+impl Bed {
+    /// Devices' certificates last for `lifetime`.
+    pub fn start(lifetime: &str) -> Self {
+        let binaries = Binaries::for_tests().unwrap();
+        let ports = [free_port(), free_port(), free_port()];
+        let mut bed = Self { server: None, api: None, enroll_url: String::new(), binaries, ports, folder: Folder::make(false).unwrap() };
+        let (operator, keys) = (bed.path("operator"), bed.path("keys"));
+        bed.wayside(&["key", "init", "--dir", &operator, "--server-dir", &keys]).unwrap();
+        bed.start_server(lifetime);
+        bed
+    }
+
+    pub fn start_server(&mut self, lifetime: &str) {
+        let [api, broker, enroll] = self.ports;
+        let config = self.path("server.toml");
+        let text = format!(
+            "data_dir = \"server\"\nfleet = \"{FLEET}\"\n[api]\nlisten = \"127.0.0.1:{api}\"\n[broker]\nkind = \"embedded\"\n\
+             listen = \"127.0.0.1:{broker}\"\ntls = \"own\"\n[enroll]\nlisten = \"127.0.0.1:{enroll}\"\n[pki]\ndevice_lifetime = \"{lifetime}\"\n\
+             [trust]\ndir = \"keys\"\n"
+        );
+        fs::write(&config, text).unwrap();
+        let args = vec!["serve".into(), "--config".into(), config];
+        let launch = Launch { name: "server".into(), program: self.binaries.wayside.clone(), args, log: self.path("server.log").into() };
+        let mut server = Process::start(&launch).unwrap();
+        let address = server.line("api ", LIMIT).unwrap();
+        assert!(server.line("mqtts ", LIMIT).unwrap().ends_with(&broker.to_string()));
+        self.enroll_url = server.line("enroll ", LIMIT).unwrap();
+        let token = server.line("token ", LIMIT).unwrap();
+        self.api = Some(Api::new(address, token));
+        self.server = Some(server);
+    }
+
+    pub fn stop_server(&mut self) {
+        assert!(self.server.take().unwrap().stop(Duration::from_secs(20)).unwrap());
+    }
+
+    pub fn stop(&mut self) {
+        self.stop_server();
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("server")
+    }
+
+    fn api(&self) -> &Api {
+        self.api.as_ref().expect("the server has started")
+    }
+
+    /// The operator's command line.
+    pub fn wayside(&self, args: &[&str]) -> Result<String, String> {
+        let mut command = Command::new(&self.binaries.wayside);
+        command.args(args);
+        if let Some(api) = &self.api {
+            command.args(["--server", &api.address, "--token", &api.token]);
+        }
+        said(command)
+    }
+
+    /// The device's command line.
+    pub fn agent(&self, args: &[&str]) -> Result<String, String> {
+        let mut command = Command::new(&self.binaries.agent);
+        command.args(args);
+        said(command)
+    }
+
+    /// What `wayside device add` prints: one line.
+    pub fn add(&self, device: &str) -> String {
+        let printed = self.wayside(&["device", "add", device, "--class", "imu"]).unwrap();
+        assert_eq!(printed.lines().count(), 1, "{printed}");
+        printed.trim().to_owned()
+    }
+
+    /// A token of this server, for asking another one.
+    pub fn line_for(&mut self, other: &str, device: &str) -> String {
+        let line = self.add(device);
+        assert!(!line.contains(other));
+        self.stop();
+        let token: Token = line.split_whitespace().last().unwrap().parse().unwrap();
+        token.to_string()
+    }
+
+    /// The configuration of a device; its path.
+    pub fn config(&self, device: &str) -> String {
+        let path = self.path(&format!("{device}.toml"));
+        if !Path::new(&path).exists() {
+            let data = self.path(device);
+            let text = format!(
+                "data_dir = \"{data}\"\n[device]\nid = \"{device}\"\nfleet = \"{FLEET}\"\nclass = \"imu\"\n[[source]]\nname = \"imu0\"\n\
+                 kind = \"sim-imu\"\nperiod = \"20ms\"\n"
+            );
+            fs::write(&path, text).unwrap();
+        }
+        path
+    }
+
+    pub fn enroll(&self, device: &str) {
+        let line = self.add(device);
+        let words: Vec<&str> = line.split_whitespace().skip(2).collect();
+        self.agent(&[&words[..], &["--config", &self.config(device)]].concat()).unwrap();
+    }
+
+    /// The agent as a process.
+    pub fn run(&self, device: &str) -> Process {
+        let args = vec!["run".into(), "--config".into(), self.config(device)];
+        let log = self.path(&format!("{device}.log")).into();
+        let mut process = Process::start(&Launch { name: device.into(), program: self.binaries.agent.clone(), args, log }).unwrap();
+        process.line("ready ", LIMIT).unwrap();
+        process
+    }
+
+    fn identity(&self, device: &str) -> Identity {
+        Identity::load(Path::new(&self.path(device))).unwrap().expect("the device is enrolled")
+    }
+
+    /// Of the device's certificate: its text stands for it.
+    pub fn serial(&self, device: &str) -> String {
+        self.identity(device).certificate
+    }
+
+    pub fn authorities(&self, device: &str) -> String {
+        self.identity(device).authorities
+    }
+
+    pub fn until_serial_is_not(&self, device: &str, old: &str) -> String {
+        let look = || match self.serial(device) {
+            same if same == old => Ok(Look::NotYet("the same".into())),
+            new => Ok(Look::Found(new)),
+        };
+        wait_for("another certificate", LIMIT, look).unwrap()
+    }
+
+    pub fn until_expired(&self, device: &str) {
+        let until = self.identity(device).validity().unwrap().until;
+        let look = || Ok(if wall_now().0 > until.0 + 1_000 { Look::Found(()) } else { Look::NotYet("not yet".into()) });
+        wait_for("the end of a certificate", LIMIT, look).unwrap();
+    }
+
+    pub fn until_online(&self, device: &str, online: bool) {
+        let look = || {
+            let row = self.api().devices()?.into_iter().find(|row| row.id == device);
+            Ok(match row {
+                Some(row) if row.online == online => Look::Found(()),
+                Some(_) => Look::NotYet("it is not".into()),
+                None => Look::NotYet("the server does not know it".into()),
+            })
+        };
+        wait_for(&format!("{device} being online: {online}"), LIMIT, look).unwrap();
+    }
+
+    pub fn records(&self, device: &str) -> u64 {
+        self.api().streams(device).map_or(0, |streams| streams.iter().map(|s| s.records).sum())
+    }
+
+    pub fn until_records(&self, device: &str) {
+        let look = || Ok(if self.records(device) > 0 { Look::Found(()) } else { Look::NotYet("none".into()) });
+        wait_for("records", LIMIT, look).unwrap();
+    }
+}
+
+fn said(mut command: Command) -> Result<String, String> {
+    let output = command.output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+}
