@@ -13,13 +13,12 @@ use std::{fs, path::Path, time::Duration};
 
 use wayside_agent::{agent::Agent, clock::Clock, config::Config};
 use wayside_common::time::Wall;
-use wayside_sync_server::pki::authority::Authority;
 use wayside_tests::demo::{
     fleet::wall_now,
     wait::{Look, wait_for},
 };
 
-use bed::{Bed, FLEET};
+use bed::Bed;
 
 const DAY: i64 = 24 * 3_600_000;
 const IN_2099: Wall = Wall(4_071_168_000_000);
@@ -101,13 +100,34 @@ fn a_device_that_was_off_while_its_certificate_expired_and_the_ca_was_rotated_co
     let before = bed.authorities("imu-1");
     bed.until_expired("imu-2");
     bed.stop_server();
-    Authority::rotate(&bed.data().join("pki"), &FLEET.parse().unwrap()).unwrap();
+    bed.rotate();
     bed.start_server("1h");
     // One clock was never set, the other stood still while the device was off.
     for (device, clock) in [("imu-1", Wall(0)), ("imu-2", Wall(wall_now().0 - 400 * DAY))] {
         with_clock(&bed, device, clock);
         assert_ne!(bed.authorities(device), before, "{device} knows the new CA");
     }
+    bed.stop();
+}
+
+#[test]
+fn mosquitto_knows_devices_by_the_servers_ca_and_its_list_of_revoked_ones() {
+    let Some(mut bed) = Bed::with_mosquitto() else { return };
+    for device in ["imu-1", "imu-2"] {
+        bed.enroll(device);
+    }
+    let mut agent = bed.run("imu-1");
+    bed.until_records("imu-1");
+    agent.stop(Duration::from_secs(10)).unwrap();
+    bed.wayside(&["device", "revoke", "imu-1"]).unwrap();
+    bed.restart_mosquitto();
+    // The one that is not revoked comes in, the other does not.
+    let _good = bed.run("imu-2");
+    bed.until_records("imu-2");
+    let before = bed.records("imu-1");
+    let _revoked = bed.run("imu-1");
+    bed.until_mosquitto_says("certificate verify failed");
+    assert_eq!(bed.records("imu-1"), before);
     bed.stop();
 }
 
