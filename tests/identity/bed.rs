@@ -10,8 +10,8 @@ use std::{
     time::Duration,
 };
 
-use wayside_agent::enroll::identity::Identity;
-use wayside_common::enrolment::Token;
+use wayside_agent::{enroll::identity::Identity, state::State};
+use wayside_common::{enrolment::Token, time::Wall};
 use wayside_tests::demo::{
     api::Api,
     binaries::Binaries,
@@ -94,8 +94,8 @@ impl Bed {
         self.mosquitto = Some(Process::start(&Launch { name: "mosquitto".into(), program, args, log }).unwrap());
     }
 
-    pub fn until_mosquitto_says(&self, what: &str) {
-        let look = || match fs::read_to_string(self.path("mosquitto.log"))?.contains(what) {
+    pub fn until_log_says(&self, log: &str, what: &str) {
+        let look = || match fs::read_to_string(self.path(log))?.contains(what) {
             true => Ok(Look::Found(())),
             false => Ok(Look::NotYet("it does not".into())),
         };
@@ -258,6 +258,11 @@ impl Bed {
 
     pub fn records(&self, device: &str) -> u64 {
         self.api().streams(device).map_or(0, |streams| streams.iter().map(|s| s.records).sum())
+    }
+
+    /// What the stopped agent has kept of the time.
+    pub fn signed_time(&self, device: &str) -> Option<Wall> {
+        State::open(Path::new(&self.path(device))).unwrap().signed_time().unwrap()
     }
 
     pub fn until_records(&self, device: &str) {
