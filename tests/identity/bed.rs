@@ -50,7 +50,7 @@ impl Bed {
     fn stage() -> Self {
         let binaries = Binaries::for_tests().unwrap();
         let ports = [free_port(), free_port(), free_port()];
-        let mut bed = Self {
+        let bed = Self {
             server: None,
             mosquitto: None,
             api: None,
