@@ -297,7 +297,14 @@ struct Way {
 
 impl Way {
     fn find(config: &Config) -> anyhow::Result<Self> {
-        let enrolled = Enrolled::load(&config.data_dir)?;
+        let enrolled = match Enrolled::load(&config.data_dir) {
+            Ok(enrolled) => enrolled,
+            Err(error) => {
+                // Sensing goes on, and nothing is sent until a person has enrolled it again.
+                tracing::error!(error = format!("{error:#}"), "this device has lost its identity");
+                return Ok(Self { broker: config.link.broker.clone().unwrap_or_else(BrokerUrl::nowhere), identity: None });
+            }
+        };
         let told = || enrolled.as_ref().map(|identity| identity.broker.parse()).transpose().context("the broker that the server named");
         let broker: Option<BrokerUrl> = match &config.link.broker {
             Some(broker) => Some(broker.clone()),

@@ -52,11 +52,20 @@ pub enum ConfigVerb {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
+    use wayside_common::{enrolment::Token, id::Digest};
 
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_token_may_begin_with_a_hyphen() {
+        let token = Token::new([0xf8; 32], Digest::of(b"a key")).to_string();
+        assert!(token.starts_with('-'));
+        let parsed = Cli::try_parse_from(["wayside-agent", "enroll", "https://127.0.0.1:8443", "--token", &token]);
+        assert!(matches!(parsed.unwrap().command, Command::Enroll(_)));
     }
 }

@@ -12,7 +12,7 @@ pub mod identity;
 pub mod task;
 pub mod verifier;
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use anyhow::{Context, ensure};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData, SigningKey};
@@ -67,7 +67,8 @@ pub async fn enroll(server: &str, token: Token, time: &Timekeeper) -> anyhow::Re
 /// A new key and certificate for the ones until now, which may have expired.
 pub async fn renew(identity: &Identity, time: &Timekeeper) -> anyhow::Result<Identity> {
     let known = certificates(&identity.authorities)?;
-    let dated = Dated::new(&known, time.clone(), Accepted::default())?;
+    let accepted = Accepted::default();
+    let dated = Dated::new(&known, time.clone(), accepted.clone())?;
     let tls = client_config(Arc::new(dated), None)?;
     let Asking { key, csr, nonce } = Asking::new(time)?;
     let old = KeyPair::from_pem(&identity.key).context("this device's key")?;
@@ -91,6 +92,9 @@ pub async fn renew(identity: &Identity, time: &Timekeeper) -> anyhow::Result<Ide
     );
     // The key of the time stays: another one needs a signature of the fleet's root.
     note_time(&granted, &identity.timestamp_key, time);
+    let (now, dates) = (time.now(), *accepted.lock().unwrap_or_else(PoisonError::into_inner));
+    ensure!(now.is_trusted(), "this device does not know the time, and the server does not tell it");
+    ensure!(dates.is_some_and(|dates| dates.holds(now.at)), "the server's certificate is not good at the time that it tells");
     let mut renewed = self::identity(&identity.server, key, granted);
     renewed.timestamp_key = identity.timestamp_key.clone();
     Ok(renewed)

@@ -183,7 +183,7 @@ mod tests {
         /// A start at `now`; then `commit` positions are stored, at their due times, and acked, and the agent ends.
         fn run(&self, now: i64, commit: u64, clean: bool) -> (Begun, Vec<Gap>) {
             let config = Config::parse(&format!(
-                "data_dir = \"d\"\n[device]\nid = \"a\"\nfleet = \"f\"\nclass = \"c\"\n[link]\nbroker = \"mqtt://h:1\"\n[trust]\nroot = \"r\"\n\
+                "data_dir = \"d\"\n[device]\nid = \"a\"\nfleet = \"f\"\nclass = \"c\"\n[link]\nbroker = \"mqtt://localhost:1\"\n[trust]\nroot = \"r\"\n\
                  [[source]]\nname = \"imu0\"\nkind = \"sim-imu\"\nperiod = \"{}\"\n",
                 self.period
             ))

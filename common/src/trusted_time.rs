@@ -141,7 +141,7 @@ impl TrustedTime {
 
 #[cfg(test)]
 mod tests {
-    use alloc::vec::Vec;
+    use alloc::{string::ToString, vec::Vec};
 
     use ed25519_dalek::SigningKey;
 

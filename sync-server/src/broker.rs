@@ -160,7 +160,9 @@ pub async fn start(config: Config, own: Option<Own>, fleet: FleetId, ingest: Arc
                 Some(Tls::Files(files)) => embedded::Security::Files(files),
                 Some(Tls::Own) => embedded::Security::Own(own.context("this server has no CA of its own")?),
                 None if listen.ip().is_loopback() => embedded::Security::Loopback,
-                None => embedded::Security::Own(own.context("this server has no CA of its own")?),
+                None => embedded::Security::Own(
+                    own.with_context(|| format!("plain MQTT on {listen}: without TLS only a loopback address can be listened on"))?,
+                ),
             };
             Ok(Broker::Embedded(embedded::start(listen, security, fleet, ingest).await?))
         }

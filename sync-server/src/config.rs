@@ -30,7 +30,7 @@ pub struct Config {
     #[serde(default = "default_broker")]
     pub broker: broker::Config,
     /// Where devices enrol and renew; without it none can.
-    pub enroll: Option<api::enroll::Config>,
+    pub enroll: Option<pki::Enroll>,
     #[serde(default)]
     pub pki: pki::Config,
     #[serde(default)]

@@ -12,6 +12,7 @@ pub mod timestamp;
 
 use std::{
     collections::HashSet,
+    net::SocketAddr,
     path::Path,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
@@ -58,6 +59,21 @@ impl Default for Config {
         let days = |days: u64| Span(Duration::from_secs(days * 24 * 3600));
         Self { names: Vec::new(), device_lifetime: days(90), server_lifetime: days(90) }
     }
+}
+
+/// `[enroll]` of the configuration file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Enroll {
+    /// Where devices enrol and renew; port 0: the system chooses.
+    pub listen: SocketAddr,
+    /// How long a token is good.
+    #[serde(default = "default_token_lifetime")]
+    pub token_lifetime: Span,
+}
+
+fn default_token_lifetime() -> Span {
+    Span(Duration::from_secs(3600))
 }
 
 /// How the server itself is known to an external broker; in memory alone, made anew at every start.

@@ -24,7 +24,7 @@ use crate::{
     ingest::Intake,
     keys,
     pipeline::Pipeline,
-    pki::{Pki, export::Export},
+    pki::{Enroll, Pki, export::Export},
     registry::{blob::BlobStore, packages::Packages, signer::Signer, trust::Trust},
     rollout::{Rollout, supply::Supply},
     ui::{self, Sources},
@@ -198,7 +198,7 @@ struct Door {
 }
 
 impl Door {
-    async fn open(config: &enroll::Config, pki: &Pki, names: &[String]) -> anyhow::Result<Self> {
+    async fn open(config: &Enroll, pki: &Pki, names: &[String]) -> anyhow::Result<Self> {
         let listener = TlsListener::bind(config.listen, pki.enrolment_tls()?).await;
         let listener = listener.with_context(|| format!("could not listen on {}", config.listen))?;
         let url = format!("https://{}", enroll::host(names, listener.address()));

@@ -10,8 +10,8 @@ use std::{
     time::Duration,
 };
 
-use wayside_agent::enroll::identity::Identity;
-use wayside_common::enrolment::Token;
+use wayside_agent::{enroll::identity::Identity, state::State};
+use wayside_common::{enrolment::Token, time::Wall};
 use wayside_tests::demo::{
     api::Api,
     binaries::Binaries,
@@ -27,6 +27,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub struct Bed {
     // Fields are dropped in this order: the process before its folder.
     server: Option<Process>,
+    mosquitto: Option<Process>,
     api: Option<Api>,
     pub enroll_url: String,
     binaries: Binaries,
@@ -41,21 +42,78 @@ fn free_port() -> u16 {
 impl Bed {
     /// Devices' certificates last for `lifetime`.
     pub fn start(lifetime: &str) -> Self {
-        let binaries = Binaries::for_tests().unwrap();
-        let ports = [free_port(), free_port(), free_port()];
-        let mut bed = Self { server: None, api: None, enroll_url: String::new(), binaries, ports, folder: Folder::make(false).unwrap() };
-        let (operator, keys) = (bed.path("operator"), bed.path("keys"));
-        bed.wayside(&["key", "init", "--dir", &operator, "--server-dir", &keys]).unwrap();
+        let mut bed = Self::stage();
         bed.start_server(lifetime);
         bed
     }
 
+    fn stage() -> Self {
+        let binaries = Binaries::for_tests().unwrap();
+        let ports = [free_port(), free_port(), free_port()];
+        let bed = Self {
+            server: None,
+            mosquitto: None,
+            api: None,
+            enroll_url: String::new(),
+            binaries,
+            ports,
+            folder: Folder::make(false).unwrap(),
+        };
+        let (operator, keys) = (bed.path("operator"), bed.path("keys"));
+        bed.wayside(&["key", "init", "--dir", &operator, "--server-dir", &keys]).unwrap();
+        bed
+    }
+
+    /// With Mosquitto as the broker; `None`: it is not installed here, and it need not be.
+    pub fn with_mosquitto() -> Option<Self> {
+        if mosquitto().is_none() {
+            assert!(std::env::var_os("WAYSIDE_REQUIRE_MOSQUITTO").is_none(), "mosquitto is not installed, and this run requires it");
+            println!("SKIPPED: mosquitto is not installed");
+            return None;
+        }
+        let mut bed = Self::stage();
+        let broker = bed.ports[1];
+        bed.serve(&format!("kind = \"external\"\nurl = \"mqtts://127.0.0.1:{broker}\"\ntls = \"own\""), "90d", None);
+        let (listen, folder, data) = (format!("127.0.0.1:{broker}"), bed.path("mosquitto"), bed.data().display().to_string());
+        let args = ["broker", "mosquitto-config", "--fleet", FLEET, "--dir", &folder, "--listen", &listen, "--data-dir", &data];
+        bed.wayside(&args).unwrap();
+        // Started by root, Mosquitto would become another user, to whom this folder is closed.
+        let config = format!("{folder}/mosquitto.conf");
+        fs::write(&config, fs::read_to_string(&config).unwrap() + "user root\n").unwrap();
+        bed.restart_mosquitto();
+        Some(bed)
+    }
+
+    pub fn restart_mosquitto(&mut self) {
+        if let Some(mut process) = self.mosquitto.take() {
+            assert!(process.stop(Duration::from_secs(20)).unwrap());
+        }
+        let args = vec!["-c".into(), self.path("mosquitto/mosquitto.conf")];
+        let log = self.path("mosquitto.log").into();
+        let program = mosquitto().expect("it was found when the bed was made");
+        self.mosquitto = Some(Process::start(&Launch { name: "mosquitto".into(), program, args, log }).unwrap());
+    }
+
+    pub fn until_log_says(&self, log: &str, what: &str) {
+        let look = || match fs::read_to_string(self.path(log))?.contains(what) {
+            true => Ok(Look::Found(())),
+            false => Ok(Look::NotYet("it does not".into())),
+        };
+        wait_for(what, LIMIT, look).unwrap();
+    }
+
     pub fn start_server(&mut self, lifetime: &str) {
-        let [api, broker, enroll] = self.ports;
+        let broker = self.ports[1];
+        let listen = format!("kind = \"embedded\"\nlisten = \"127.0.0.1:{broker}\"\ntls = \"own\"");
+        self.serve(&listen, lifetime, Some(&format!("127.0.0.1:{broker}")));
+    }
+
+    fn serve(&mut self, broker: &str, lifetime: &str, listens: Option<&str>) {
+        let [api, _, enroll] = self.ports;
         let config = self.path("server.toml");
         let text = format!(
-            "data_dir = \"server\"\nfleet = \"{FLEET}\"\n[api]\nlisten = \"127.0.0.1:{api}\"\n[broker]\nkind = \"embedded\"\n\
-             listen = \"127.0.0.1:{broker}\"\ntls = \"own\"\n[enroll]\nlisten = \"127.0.0.1:{enroll}\"\n[pki]\ndevice_lifetime = \"{lifetime}\"\n\
+            "data_dir = \"server\"\nfleet = \"{FLEET}\"\n[api]\nlisten = \"127.0.0.1:{api}\"\n[broker]\n{broker}\n\
+             [enroll]\nlisten = \"127.0.0.1:{enroll}\"\n[pki]\ndevice_lifetime = \"{lifetime}\"\n\
              [trust]\ndir = \"keys\"\n"
         );
         fs::write(&config, text).unwrap();
@@ -63,11 +121,18 @@ impl Bed {
         let launch = Launch { name: "server".into(), program: self.binaries.wayside.clone(), args, log: self.path("server.log").into() };
         let mut server = Process::start(&launch).unwrap();
         let address = server.line("api ", LIMIT).unwrap();
-        assert!(server.line("mqtts ", LIMIT).unwrap().ends_with(&broker.to_string()));
+        if let Some(listens) = listens {
+            assert_eq!(server.line("mqtts ", LIMIT).unwrap(), listens);
+        }
         self.enroll_url = server.line("enroll ", LIMIT).unwrap();
         let token = server.line("token ", LIMIT).unwrap();
         self.api = Some(Api::new(address, token));
         self.server = Some(server);
+    }
+
+    pub fn rotate(&self) {
+        assert!(self.server.is_none(), "the server reads its CA when it starts");
+        self.wayside(&["key", "rotate-ca", "--config", &self.path("server.toml")]).unwrap();
     }
 
     pub fn stop_server(&mut self) {
@@ -195,10 +260,20 @@ impl Bed {
         self.api().streams(device).map_or(0, |streams| streams.iter().map(|s| s.records).sum())
     }
 
+    /// What the stopped agent has kept of the time.
+    pub fn signed_time(&self, device: &str) -> Option<Wall> {
+        State::open(Path::new(&self.path(device))).unwrap().signed_time().unwrap()
+    }
+
     pub fn until_records(&self, device: &str) {
         let look = || Ok(if self.records(device) > 0 { Look::Found(()) } else { Look::NotYet("none".into()) });
         wait_for("records", LIMIT, look).unwrap();
     }
+}
+
+fn mosquitto() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]).map(|folder| folder.join("mosquitto")).find(|file| file.is_file())
 }
 
 fn said(mut command: Command) -> Result<String, String> {

@@ -13,13 +13,12 @@ use std::{fs, path::Path, time::Duration};
 
 use wayside_agent::{agent::Agent, clock::Clock, config::Config};
 use wayside_common::time::Wall;
-use wayside_sync_server::pki::authority::Authority;
 use wayside_tests::demo::{
     fleet::wall_now,
     wait::{Look, wait_for},
 };
 
-use bed::{Bed, FLEET};
+use bed::Bed;
 
 const DAY: i64 = 24 * 3_600_000;
 const IN_2099: Wall = Wall(4_071_168_000_000);
@@ -57,6 +56,7 @@ fn a_device_enrols_with_one_line_renews_by_itself_and_is_out_when_it_is_revoked(
 
     assert!(bed.wayside(&["device", "revoke", "imu-1"]).unwrap().contains("imu-1"));
     bed.until_online("imu-1", false);
+    bed.until_log_says("server.log", "a revoked device is refused");
     let refused = bed.agent(&["enroll", "--renew", "--config", &config]).unwrap_err();
     assert!(refused.contains("revoked"), "{refused}");
     drop(agent);
@@ -67,7 +67,7 @@ fn a_device_enrols_with_one_line_renews_by_itself_and_is_out_when_it_is_revoked(
     bed.stop();
 }
 
-/// An agent in this process whose clock shows something else.
+/// An agent in this process whose clock shows something else. A clock that is wrong has it ask for the time, and keep the answer.
 fn with_clock(bed: &Bed, device: &str, clock: Wall) {
     let config = Config::load(Path::new(&bed.config(device))).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -78,6 +78,10 @@ fn with_clock(bed: &Bed, device: &str, clock: Wall) {
     })
     .unwrap();
     assert!(runtime.block_on(agent.stop()).clean);
+    let kept = bed.signed_time(device);
+    if (clock.0 - wall_now().0).abs() > DAY {
+        assert!(kept.is_some_and(|kept| (kept.0 - wall_now().0).abs() < 120_000), "{device}: {kept:?}");
+    }
 }
 
 #[test]
@@ -101,13 +105,34 @@ fn a_device_that_was_off_while_its_certificate_expired_and_the_ca_was_rotated_co
     let before = bed.authorities("imu-1");
     bed.until_expired("imu-2");
     bed.stop_server();
-    Authority::rotate(&bed.data().join("pki"), &FLEET.parse().unwrap()).unwrap();
+    bed.rotate();
     bed.start_server("1h");
     // One clock was never set, the other stood still while the device was off.
     for (device, clock) in [("imu-1", Wall(0)), ("imu-2", Wall(wall_now().0 - 400 * DAY))] {
         with_clock(&bed, device, clock);
         assert_ne!(bed.authorities(device), before, "{device} knows the new CA");
     }
+    bed.stop();
+}
+
+#[test]
+fn mosquitto_knows_devices_by_the_servers_ca_and_its_list_of_revoked_ones() {
+    let Some(mut bed) = Bed::with_mosquitto() else { return };
+    for device in ["imu-1", "imu-2"] {
+        bed.enroll(device);
+    }
+    let mut agent = bed.run("imu-1");
+    bed.until_records("imu-1");
+    agent.stop(Duration::from_secs(10)).unwrap();
+    bed.wayside(&["device", "revoke", "imu-1"]).unwrap();
+    bed.restart_mosquitto();
+    // The one that is not revoked comes in, the other does not.
+    let _good = bed.run("imu-2");
+    bed.until_records("imu-2");
+    let before = bed.records("imu-1");
+    let _revoked = bed.run("imu-1");
+    bed.until_log_says("mosquitto.log", "certificate verify failed");
+    assert_eq!(bed.records("imu-1"), before);
     bed.stop();
 }
 

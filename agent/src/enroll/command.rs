@@ -32,7 +32,8 @@ pub struct Arguments {
     #[arg(value_name = "URL", required_unless_present = "renew")]
     server: Option<String>,
     /// What `wayside device add` printed; good once
-    #[arg(long, required_unless_present = "renew", conflicts_with = "renew")]
+    // One token in 64 begins with a hyphen.
+    #[arg(long, required_unless_present = "renew", conflicts_with = "renew", allow_hyphen_values = true)]
     token: Option<Token>,
     /// Get a new certificate for the one that this device has, even if that has expired
     #[arg(long)]

@@ -89,18 +89,28 @@ fn unix(at: Wall) -> UnixTime {
 /// The dates of the certificate that was accepted last; what follows from an answer to the device's question is judged by them.
 pub type Accepted = Arc<Mutex<Option<Validity>>>;
 
+/// What is wrong when a certificate is good but for its dates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Suspect {
+    /// Our clock: the time is asked for before anything else is believed.
+    Clock,
+    /// The certificate: a person is there who can set the clock, and a secret is about to be told.
+    Certificate,
+}
+
 /// Trusts some CAs.
 #[derive(Debug)]
 pub struct Dated {
     inner: Arc<WebPkiServerVerifier>,
     time: Timekeeper,
     accepted: Accepted,
+    suspect: Suspect,
 }
 
 impl Dated {
     pub fn new(trusted: &[CertificateDer<'static>], time: Timekeeper, accepted: Accepted) -> Result<Self, Error> {
         let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots(trusted)?), provider()).build();
-        Ok(Self { inner: inner.map_err(|e| Error::General(e.to_string()))?, time, accepted })
+        Ok(Self { inner: inner.map_err(|e| Error::General(e.to_string()))?, time, accepted, suspect: Suspect::Clock })
     }
 
     fn verify(
@@ -114,7 +124,7 @@ impl Dated {
             return check(inside(leaf, between));
         }
         let error = match check(unix(now.at)) {
-            Err(error) if is_about_dates(&error) => error,
+            Err(error) if is_about_dates(&error) && self.suspect == Suspect::Clock => error,
             verified => return verified,
         };
         // Only a certificate that is good but for its dates says anything about the time.
@@ -174,7 +184,7 @@ impl ServerCertVerifier for Dated {
     }
 }
 
-/// Trusts the one CA, among those that the server shows, whose key has this hash.
+/// Trusts the one CA, among those that the server shows, whose key has this hash. Dates are judged unless the clock cannot be right.
 #[derive(Debug)]
 pub struct Pinned {
     pub pin: Digest,
@@ -193,7 +203,7 @@ impl ServerCertVerifier for Pinned {
         let pinned = |certificate: &&CertificateDer<'_>| public_key(certificate).is_some_and(|key| Digest::of(&key) == self.pin);
         let ca = between.iter().find(pinned).ok_or(Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
         let dated = Dated::new(&[ca.clone().into_owned()], self.time.clone(), Accepted::default())?;
-        dated.verify_server_cert(leaf, between, name, ocsp, now)
+        Dated { suspect: Suspect::Certificate, ..dated }.verify_server_cert(leaf, between, name, ocsp, now)
     }
 
     fn verify_tls12_signature(
@@ -320,6 +330,12 @@ mod tests {
         ];
         for (i, Case(leaf, between, ok)) in cases.into_iter().enumerate() {
             assert_eq!(verifier.verify_server_cert(&leaf, &between, &name, &[], UnixTime::now()).is_ok(), ok, "case {i}");
+        }
+        // A token is told to nobody whose certificate has expired, by a clock that may be right.
+        for (clock, ok) in [(day(400), false), (day(-100), false), (Wall(0), true)] {
+            let verifier = Pinned { pin, time: Timekeeper::new(Clock::showing(clock), None) };
+            let verified = verifier.verify_server_cert(&ours.server(dates), &[ours.certificate()], &name, &[], UnixTime::now());
+            assert_eq!(verified.is_ok(), ok, "{clock}");
         }
     }
 }

@@ -335,8 +335,9 @@ impl Driver {
             user_properties: Vec::new(),
         };
         options.set_last_will(LastWill::new(state, wire::encode(&FromDevice::Gone), QoS::AtLeastOnce, false, Some(delay)));
-        if let Some(secured) = &self.secured {
-            options.set_transport(secured.transport(accepted)?);
+        match &self.secured {
+            Some(secured) => _ = options.set_transport(secured.transport(accepted)?),
+            None => anyhow::ensure!(!self.broker.secure, "this device has no identity: wayside-agent enroll URL --token TOKEN"),
         }
         Ok(options)
     }

@@ -32,7 +32,6 @@ use super::problem::{self, Problem};
 use crate::{
     broker::Downlink,
     clock,
-    config::Span,
     db::{
         Db,
         identity::{Certificate, Granting, Token as KeptToken},
@@ -45,21 +44,6 @@ use crate::{
 };
 use limit::Failures;
 use listener::Peer;
-
-/// `[enroll]` of the configuration file.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Config {
-    /// Where devices enrol and renew; port 0: the system chooses.
-    pub listen: SocketAddr,
-    /// How long a token is good.
-    #[serde(default = "default_token_lifetime")]
-    pub token_lifetime: Span,
-}
-
-fn default_token_lifetime() -> Span {
-    Span(Duration::from_secs(3600))
-}
 
 /// What the routes need.
 #[derive(Clone)]

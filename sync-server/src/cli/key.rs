@@ -1,12 +1,12 @@
-//! `wayside key init`: the keys of a fleet, once.
+//! `wayside key …`: the keys of a fleet, made once; and another CA for its server.
 //!
-//! Invariant: nothing is overwritten. Not here: what the keys sign (`keys`).
+//! Invariant: no key of the operator is overwritten. Not here: what the keys sign (`keys`), the CA (`pki`).
 
 use std::path::PathBuf;
 
 use clap::Subcommand;
 
-use crate::{clock, keys};
+use crate::{clock, config::Config, keys, pki::authority::Authority};
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
@@ -19,11 +19,25 @@ pub enum Verb {
         #[arg(long, value_name = "DIR")]
         server_dir: Option<PathBuf>,
     },
+    /// Replace the CA of a stopped server; devices come to trust the new one by themselves
+    RotateCa {
+        /// The server's configuration file; without it everything has its default
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
 }
 
 impl Verb {
     pub fn run(self) -> anyhow::Result<()> {
-        let Self::Init { dir, server_dir } = self;
+        let (dir, server_dir) = match self {
+            Self::Init { dir, server_dir } => (dir, server_dir),
+            Self::RotateCa { config } => {
+                let Config { data_dir, fleet, .. } = Config::load(config.as_deref())?;
+                Authority::rotate(&data_dir.join("pki"), &fleet)?;
+                println!("the server has another CA from its next start on; devices take it over when they renew");
+                return Ok(());
+            }
+        };
         keys::init(&dir, clock::wall())?;
         if let Some(server) = &server_dir {
             keys::copy_for_server(&dir, server)?;

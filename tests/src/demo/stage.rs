@@ -151,7 +151,8 @@ fn start_agent(fleet: &Fleet, binaries: &Binaries, folder: &Path, device: &Devic
 
 /// Runs a program to its end.
 fn command(program: &Path, args: Vec<String>, folder: &Path, limit: Duration) -> anyhow::Result<String> {
-    let name = args.iter().take(2).cloned().collect::<Vec<_>>().join("-");
+    // An address is no part of a file's name.
+    let name = args.iter().take(2).filter(|arg| !arg.contains('/')).cloned().collect::<Vec<_>>().join("-");
     let log = folder.join(format!("command-{name}-{:08x}.log", fastrand::u32(..)));
     let mut process = Process::start(&Launch { name: name.clone(), program: program.to_path_buf(), args, log: log.clone() })?;
     let status = process.wait(limit).with_context(|| format!("`wayside {}`", name.replace('-', " ")))?;

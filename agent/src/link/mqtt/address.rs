@@ -22,6 +22,13 @@ pub enum BrokerUrlError {
     Plain(String),
 }
 
+impl BrokerUrl {
+    /// For a device that cannot know: TLS, and so never without an identity.
+    pub fn nowhere() -> Self {
+        Self { secure: true, host: "nowhere.invalid".into(), port: 0 }
+    }
+}
+
 impl FromStr for BrokerUrl {
     type Err = BrokerUrlError;
     fn from_str(text: &str) -> Result<Self, BrokerUrlError> {
