@@ -116,8 +116,8 @@ fn checked_columns(columns: &[ColumnConfig]) -> Result<Vec<Column>, String> {
         if c.name.len() > 64 || c.unit.len() > 64 {
             return Err(format!("column {:?}: name and unit have at most 64 bytes", c.name));
         }
-        if !(c.lsb.is_finite() && c.lsb > 0.0 && c.offset.is_finite()) {
-            return Err(format!("column {:?}: lsb is above zero, and offset and lsb are finite", c.name));
+        if !(c.lsb.is_finite() && c.lsb >= 0.0 && c.offset.is_finite()) {
+            return Err(format!("column {:?}: lsb is not below zero, and offset and lsb are finite", c.name));
         }
         Ok(Column { name: c.name.clone(), unit: c.unit.clone(), offset: c.offset, lsb: c.lsb })
     };

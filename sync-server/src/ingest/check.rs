@@ -146,8 +146,8 @@ fn block(block: &Block) -> Result<(), String> {
     for column in &block.columns {
         text("column", &column.name, MAX_NAME)?;
         text("unit", &column.unit, MAX_NAME)?;
-        if !(column.offset.is_finite() && column.lsb.is_finite() && column.lsb > 0.0) {
-            return Err(format!("column {} has no resolution", column.name));
+        if !(column.offset.is_finite() && column.lsb.is_finite() && column.lsb >= 0.0) {
+            return Err(format!("column {} has a resolution below zero, or one that is no number", column.name));
         }
     }
     let readings = block.unpack().map_err(|e| e.to_string())?;
