@@ -158,7 +158,8 @@ fn a_block_with_any_bit_flipped_is_refused() {
 #[test]
 fn a_block_that_lies_about_its_size_is_refused_before_room_is_made() {
     let column = |scale: &[u8]| [&[1, b'c'][..], scale].concat();
-    let scale = [1, 1, b'1', 0, 0, 0, 0, 2, 0];
+    // As the one before: no; unit, no offset, a resolution of 1.
+    let scale = [1, 1, b'1', 0, 0, 32];
     let head = |columns: usize, len: &[u8]| {
         let mut bytes = vec![columns as u8];
         (0..columns).for_each(|at| bytes.extend(column(if at == 0 { &scale } else { &[0] })));

@@ -44,19 +44,19 @@ struct Expectation {
     past: [i64; 4],
     started: bool,
     guesses: [i64; WAYS],
-    /// How far off each way was lately, with six bits after the point.
-    off: [i64; WAYS],
+    /// How many bits the errors of each way had lately, with eight bits after the point.
+    bits: [i32; WAYS],
 }
 
 impl Expectation {
     fn guess(&mut self) -> i64 {
         let [a, b, c, d] = self.past;
         self.guesses = [a, 2 * a - b, (a + b) >> 1, (2 * a + b + c + 2) >> 2, 3 * (a - b) + c, (a + b + c + d) >> 2];
-        // Staying is preferred by an eighth: values of averaging sensors repeat, and only differences from one to the next repeat too.
-        let mut best = (0, self.off[0] - (self.off[0] >> 3));
-        for (way, &off) in self.off.iter().enumerate().skip(1) {
-            if off < best.1 {
-                best = (way, off);
+        // Staying is preferred by a sixteenth: values of averaging sensors repeat, and only differences from one to the next repeat too.
+        let mut best = (0, self.bits[0] - (self.bits[0] >> 4));
+        for (way, &bits) in self.bits.iter().enumerate().skip(1) {
+            if bits < best.1 {
+                best = (way, bits);
             }
         }
         self.guesses[best.0]
@@ -67,8 +67,11 @@ impl Expectation {
             *self = Self { past: [value; 4], started: true, ..Self::default() };
             return;
         }
-        for (off, guess) in self.off.iter_mut().zip(self.guesses) {
-            *off += (((value - guess).abs() << 6) - *off) >> 5;
+        for (bits, guess) in self.bits.iter_mut().zip(self.guesses) {
+            let off = (value - guess).unsigned_abs().min(u64::from(u32::MAX));
+            // Of the square, so that half a bit counts too.
+            let of_square = 64 - (off * off + u64::from(off > 0)).leading_zeros() as i32;
+            *bits += ((of_square << 8) - *bits) >> 5;
         }
         self.past = [value, self.past[0], self.past[1], self.past[2]];
     }

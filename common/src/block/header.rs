@@ -24,31 +24,28 @@ struct Head {
 #[derive(Clone, Serialize, Deserialize)]
 struct Scale {
     unit: String,
-    offset: Number,
+    /// `None`: zero.
+    offset: Option<Number>,
     lsb: Number,
 }
 
 /// A number that a person wrote, or any other one.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 enum Number {
-    /// The mantissa, and how many of its digits stand after the point.
-    Decimal(i64, u8),
+    /// The mantissa, times 16, and how many of its digits stand after the point.
+    Decimal(i64),
     Binary(f64),
 }
 
-/// All powers of ten that a double holds exactly.
-const POWERS_OF_TEN: [f64; 23] =
-    [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22];
-/// With more digits it is no shorter than its bits.
-const MOST_DIGITS: usize = 12;
+/// A double holds these exactly. With more digits a number is no shorter than its bits.
+const POWERS_OF_TEN: [f64; 13] = [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12];
 
 impl Number {
     fn of(value: f64) -> Self {
-        for (digits, power) in POWERS_OF_TEN.iter().enumerate().take(MOST_DIGITS) {
+        for (digits, power) in POWERS_OF_TEN.iter().enumerate() {
             let mantissa = libm::round(value * power);
-            // The quotient of two numbers that are exact is rounded rightly on every machine, so it is the same there.
             if libm::fabs(mantissa) < (1u64 << 40) as f64 {
-                let decimal = Self::Decimal(mantissa as i64, digits as u8);
+                let decimal = Self::Decimal(mantissa as i64 * 16 + digits as i64);
                 if decimal.value().is_some_and(|read| read.to_bits() == value.to_bits()) {
                     return decimal;
                 }
@@ -59,7 +56,8 @@ impl Number {
 
     fn value(self) -> Option<f64> {
         match self {
-            Self::Decimal(mantissa, digits) => Some(mantissa as f64 / POWERS_OF_TEN.get(usize::from(digits))?),
+            // The quotient of two numbers that are exact is rounded rightly on every machine, so it is the same on all.
+            Self::Decimal(packed) => Some((packed >> 4) as f64 / POWERS_OF_TEN.get((packed & 15) as usize)?),
             Self::Binary(value) => Some(value),
         }
     }
@@ -69,7 +67,8 @@ pub fn serialize<S: Serializer>(columns: &[Column], serializer: S) -> Result<S::
     let alike = |a: &Column, b: &Column| (&a.unit, a.offset.to_bits(), a.lsb.to_bits()) == (&b.unit, b.offset.to_bits(), b.lsb.to_bits());
     let heads = columns.iter().enumerate().map(|(at, column)| {
         let as_before = at > 0 && alike(column, &columns[at - 1]);
-        let scale = || Scale { unit: column.unit.clone(), offset: Number::of(column.offset), lsb: Number::of(column.lsb) };
+        let offset = (column.offset.to_bits() != 0).then(|| Number::of(column.offset));
+        let scale = || Scale { unit: column.unit.clone(), offset, lsb: Number::of(column.lsb) };
         Head { name: column.name.clone(), scale: (!as_before).then(scale) }
     });
     serializer.collect_seq(heads)
@@ -96,7 +95,7 @@ impl<'de> Visitor<'de> for Heads {
             }
             let column = match scale {
                 Some(Scale { unit, offset, lsb }) => {
-                    let (Some(offset), Some(lsb)) = (offset.value(), lsb.value()) else {
+                    let (Some(offset), Some(lsb)) = (offset.map_or(Some(0.0), Number::value), lsb.value()) else {
                         return Err(A::Error::custom("a number with too many digits"));
                     };
                     Column { name, unit, offset, lsb }
@@ -131,12 +130,15 @@ mod tests {
         struct Case(Vec<Column>, usize);
         let cases = [
             Case(vec![], 1),
-            Case(vec![column("t", "degC", 0.0, 0.01)], 1 + 2 + 1 + 5 + 3 + 3),
-            Case(vec![column("ax", "m/s2", 0.0, g), column("ay", "m/s2", 0.0, g)], 1 + 3 + 1 + 5 + 3 + 9 + 3 + 1),
-            Case(vec![column("a", "1", -0.0, f64::MIN_POSITIVE), column("b", "1", 0.0, f64::NAN), column("c", "1", 1e300, -1.5)], 58),
+            Case(vec![column("t", "degC", 0.0, 0.01)], 1 + 2 + 1 + 5 + 1 + 2),
+            Case(vec![column("ax", "m/s2", 0.0, g), column("ay", "m/s2", 0.0, g)], 1 + 3 + 1 + 5 + 1 + 9 + 3 + 1),
+            Case(
+                vec![column("a", "1", -0.0, f64::MIN_POSITIVE), column("b", "1", 0.0, f64::NAN), column("c", "1", 1e300, -1.5)],
+                1 + 2 + 1 + 2 + 10 + 9 + 2 + 1 + 2 + 1 + 9 + 2 + 1 + 2 + 10 + 3,
+            ),
             Case(
                 vec![column("gx", "rad/s", -273.15, 0.0010653), column("p", "Pa", 101_325.0, 1.0 / 256.0)],
-                1 + 3 + 1 + 6 + 5 + 5 + 2 + 1 + 3 + 5 + 5,
+                1 + 3 + 1 + 6 + 5 + 4 + 2 + 1 + 3 + 6 + 5,
             ),
         ];
         for Case(columns, bytes) in cases {
@@ -153,14 +155,14 @@ mod tests {
     #[test]
     fn too_many_columns_long_texts_and_wild_numbers_are_refused() {
         let head = |name: &str, scale| Head { name: name.into(), scale };
-        let scale = |unit: &str, digits| Some(Scale { unit: unit.into(), offset: Number::Decimal(0, 0), lsb: Number::Decimal(1, digits) });
+        let scale = |unit: &str, digits: i64| Some(Scale { unit: unit.into(), offset: None, lsb: Number::Decimal(16 + digits) });
         let many = || (0..=MAX_COLUMNS).map(|at| head("x", (at == 0).then(|| scale("1", 0)).flatten())).collect::<Vec<_>>();
         let long = "x".repeat(MAX_COLUMN_TEXT + 1);
         let cases = [
             many(),
             vec![head(&long, scale("1", 0))],
             vec![head("x", scale(&long, 0))],
-            vec![head("x", scale("1", 23))],
+            vec![head("x", scale("1", 13))],
             vec![head("x", None)],
         ];
         for (at, case) in cases.iter().enumerate() {

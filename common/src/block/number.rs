@@ -1,8 +1,8 @@
 //! How far off a prediction was, as a number of 0 and up: coded by cells as wide as such numbers were lately.
 //!
 //! Invariant: the width follows from the numbers before alone, so both directions have the same. How the cells are filled is learned per
-//! class of width, and in cells of two or four also which of the numbers it was: sensors that average show a few values again and
-//! again. Not here: predictions.
+//! class of width, the first cell also by whether the two numbers before were zero; in cells of two or four it is learned which of the
+//! numbers it was: sensors that average show a few values again and again. Not here: predictions.
 
 use super::range_coder::{Coder, Odds};
 
@@ -10,6 +10,8 @@ use super::range_coder::{Coder, Odds};
 const CELLS: usize = 20;
 /// Of the recent mean: four below one, two for cells of one number, two for all wider ones.
 const CLASSES: usize = 8;
+/// Classes below, all of small numbers, differ in the first cell alone: beyond it they have too few numbers to learn from each.
+const SMALL: usize = 6;
 /// Inside cells of up to this many bits the odds are learned.
 const FINE: u32 = 2;
 /// More than any prefix of a number in a fine cell, so that prefixes of different lengths have different odds.
@@ -22,13 +24,23 @@ const HEAVIEST: u64 = 1 << 40;
 pub struct Numbers {
     mean: u64,
     seen: u32,
-    cells: [[Odds; CELLS]; CLASSES],
+    /// Which of the last two numbers were not zero, the latest lowest.
+    nonzero: usize,
+    first_cell: [[Odds; 4]; CLASSES],
+    later_cells: [[Odds; CELLS]; CLASSES],
     fine: [Odds; FINE_MARK as usize],
 }
 
 impl Numbers {
     pub fn new() -> Self {
-        Self { mean: 0, seen: 0, cells: [[Odds::EVEN; CELLS]; CLASSES], fine: [Odds::EVEN; FINE_MARK as usize] }
+        Self {
+            mean: 0,
+            seen: 0,
+            nonzero: 0,
+            first_cell: [[Odds::EVEN; 4]; CLASSES],
+            later_cells: [[Odds::EVEN; CELLS]; CLASSES],
+            fine: [Odds::EVEN; FINE_MARK as usize],
+        }
     }
 
     pub fn code(&mut self, coder: &mut impl Coder, number: u64) -> u64 {
@@ -39,15 +51,19 @@ impl Numbers {
         let weight = (32 - self.seen.leading_zeros()).min(4);
         self.mean = (self.mean as i64 + ((heavy - self.mean as i64) >> weight)) as u64;
         self.seen = (self.seen + 1).min(16);
+        self.nonzero = self.nonzero << 1 & 3 | usize::from(coded != 0);
         coded
     }
 
     fn by_cell(&mut self, coder: &mut impl Coder, number: u64) -> u64 {
         let (width, class) = self.width();
-        let odds = &mut self.cells[class];
+        let later = &mut self.later_cells[if class < SMALL { 0 } else { class }];
         let mut cell = 0;
-        while cell < CELLS && coder.bit(&mut odds[cell], (cell as u64) < number >> width) {
-            cell += 1;
+        if coder.bit(&mut self.first_cell[class][self.nonzero], number >> width > 0) {
+            cell = 1;
+            while cell < CELLS && coder.bit(&mut later[cell], (cell as u64) < number >> width) {
+                cell += 1;
+            }
         }
         let begin = (cell as u64) << width;
         if cell == CELLS {
