@@ -19,6 +19,18 @@ sim *ARGS:
 planted:
     .ci/planted
 
+# what any bytes from outside may do, each target for so many seconds; needs nightly and `cargo install cargo-fuzz`
+fuzz SECONDS="60":
+    cd common && for target in $(cargo +nightly fuzz list); do cargo +nightly fuzz run "$target" -- -max_total_time={{SECONDS}} -max_len=65536 || exit 1; done
+
+# the committed samples of the wire, written anew: only before a format is released
+samples:
+    cargo run --package wayside-common --example v1_samples
+
+# figures with their peers: wire …
+bench *ARGS:
+    cargo bench-wayside {{ARGS}}
+
 # the demo's scenarios, headless and checked
 e2e:
     .ci/run demo

@@ -54,7 +54,7 @@ enum Remains {
     Sketch(Block),
 }
 
-/// Some neighbouring readings as one. A column in which all of them were missing is missing here.
+/// Some neighbouring readings as one. A column in which all of them were missing, or no numbers, is missing here.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bucket {
     /// Of the first and of the last reading.
@@ -71,7 +71,7 @@ impl Degraded {
     pub fn downsample(block: &Block) -> Result<Self, BlockError> {
         let readings = block.unpack()?;
         let last = readings.last().map(|reading| (reading.position, reading.mono)).ok_or_else(|| damaged("it is empty"))?;
-        let buckets: Vec<Bucket> = readings.chunks(FACTOR as usize).map(of_readings).collect();
+        let buckets: Vec<Bucket> = readings.chunks(FACTOR as usize).map(|some| of_readings(&block.columns, some)).collect();
         let rows = pack(&block.columns, &buckets)?;
         Ok(Self { len: readings.len() as u32, last, remains: Remains::Downsampled { factor: FACTOR, rows } })
     }
@@ -79,7 +79,7 @@ impl Degraded {
     /// The next step down; `None`: there is none.
     pub fn sketch(&self) -> Result<Option<Self>, BlockError> {
         let Remains::Downsampled { rows, .. } = &self.remains else { return Ok(None) };
-        let whole = merged(&self.buckets()?).ok_or_else(|| damaged("it is empty"))?;
+        let whole = merged(&rows.columns, &self.buckets()?).ok_or_else(|| damaged("it is empty"))?;
         Ok(Some(Self { remains: Remains::Sketch(pack(&rows.columns, &[whole])?), ..self.clone() }))
     }
 
@@ -102,6 +102,16 @@ impl Degraded {
         match &self.remains {
             Remains::Downsampled { rows, .. } | Remains::Sketch(rows) => &rows.columns,
         }
+    }
+
+    /// As [`Block::sealed`].
+    #[doc(hidden)]
+    pub fn sealed(self) -> Self {
+        let remains = match self.remains {
+            Remains::Downsampled { factor, rows } => Remains::Downsampled { factor, rows: rows.sealed() },
+            Remains::Sketch(rows) => Remains::Sketch(rows.sealed()),
+        };
+        Self { remains, ..self }
     }
 
     /// In the order of the readings. An error: it is damaged, or a stranger made it.
@@ -138,37 +148,47 @@ fn damaged(what: &str) -> BlockError {
     BlockError::Malformed(what.into())
 }
 
-fn of_readings(readings: &[Reading]) -> Bucket {
+fn of_readings(columns: &[Column], readings: &[Reading]) -> Bucket {
     let (first, last) = (&readings[0], &readings[readings.len() - 1]);
-    let column = |at: usize| readings.iter().filter_map(move |reading| reading.values[at]);
-    let each = |of: &dyn Fn(usize) -> Option<i32>| (0..first.values.len()).map(of).collect::<Vec<_>>();
+    let column = |at: usize| readings.iter().filter_map(move |reading| reading.values[at]).filter(move |raw| is_number(&columns[at], *raw));
+    let each = |of: &dyn Fn(usize) -> Option<i32>| (0..columns.len()).map(of).collect::<Vec<_>>();
     Bucket {
         positions: (first.position, last.position),
         monos: (first.mono, last.mono),
         len: readings.len() as u32,
-        means: each(&|at| mean(column(at).map(|value| (value, 1)))),
-        minima: each(&|at| column(at).min()),
-        maxima: each(&|at| column(at).max()),
+        means: each(&|at| mean(&columns[at], column(at).map(|value| (value, 1)))),
+        minima: each(&|at| column(at).min_by_key(|raw| columns[at].rank(*raw))),
+        maxima: each(&|at| column(at).max_by_key(|raw| columns[at].rank(*raw))),
     }
 }
 
 /// One bucket of all; its means weigh each bucket by its length, missing values or not.
-fn merged(buckets: &[Bucket]) -> Option<Bucket> {
+fn merged(columns: &[Column], buckets: &[Bucket]) -> Option<Bucket> {
     let (first, last) = (buckets.first()?, buckets.last()?);
-    let width = first.means.len();
+    let width = columns.len();
     let column = |of: fn(&Bucket) -> &Vec<Option<i32>>, at: usize| buckets.iter().filter_map(move |bucket| of(bucket)[at]);
     Some(Bucket {
         positions: (first.positions.0, last.positions.1),
         monos: (first.monos.0, last.monos.1),
         len: buckets.iter().map(|bucket| bucket.len).sum(),
-        means: (0..width).map(|at| mean(buckets.iter().filter_map(|bucket| Some((bucket.means[at]?, bucket.len))))).collect(),
-        minima: (0..width).map(|at| column(|bucket| &bucket.minima, at).min()).collect(),
-        maxima: (0..width).map(|at| column(|bucket| &bucket.maxima, at).max()).collect(),
+        means: (0..width).map(|at| mean(&columns[at], buckets.iter().filter_map(|bucket| Some((bucket.means[at]?, bucket.len))))).collect(),
+        minima: (0..width).map(|at| column(|bucket| &bucket.minima, at).min_by_key(|raw| columns[at].rank(*raw))).collect(),
+        maxima: (0..width).map(|at| column(|bucket| &bucket.maxima, at).max_by_key(|raw| columns[at].rank(*raw))).collect(),
     })
 }
 
-/// Of values and how often each counts, rounded to the nearest, halves up.
-fn mean(values: impl Iterator<Item = (i32, u32)>) -> Option<i32> {
+/// What is not a number has no place in an order or a mean.
+fn is_number(column: &Column, raw: i32) -> bool {
+    !(column.is_float() && column.value(raw).is_nan())
+}
+
+/// Of values and how often each counts; of integers rounded to the nearest, halves up.
+fn mean(column: &Column, values: impl Iterator<Item = (i32, u32)>) -> Option<i32> {
+    if column.is_float() {
+        let (sum, count) =
+            values.fold((0.0, 0u64), |(sum, count), (raw, n)| (sum + column.value(raw) * f64::from(n), count + u64::from(n)));
+        return if count > 0 { column.quantise(sum / count as f64) } else { None };
+    }
     let (sum, count) = values.fold((0i64, 0i64), |(sum, count), (value, n)| (sum + i64::from(value) * i64::from(n), count + i64::from(n)));
     // A mean lies between its values, so it fits.
     (count > 0).then(|| (2 * sum + count).div_euclid(2 * count) as i32)
@@ -250,7 +270,30 @@ mod tests {
     #[test]
     fn means_round_to_the_nearest() {
         for (values, expected) in [(&[1, 2][..], Some(2)), (&[-1, -2], Some(-1)), (&[i32::MIN, i32::MIN], Some(i32::MIN)), (&[], None)] {
-            assert_eq!(mean(values.iter().map(|value| (*value, 1))), expected, "{values:?}");
+            assert_eq!(mean(&columns()[0], values.iter().map(|value| (*value, 1))), expected, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn a_column_without_a_resolution_is_judged_by_its_values() {
+        let column = Column { name: "p".into(), unit: "Pa".into(), offset: 0.0, lsb: 0.0 };
+        let values = [-2.5, f64::NAN, 1.0, -4.0];
+        let reading = |at: usize| Reading {
+            position: Position(at as u64),
+            mono: Mono(at as u64),
+            values: vec![values.get(at).and_then(|value| column.quantise(*value))],
+        };
+        let block = Block::pack(core::slice::from_ref(&column), &(0..20).map(reading).collect::<Vec<_>>()).unwrap();
+        let downsampled = Degraded::downsample(&block).unwrap();
+        for (degraded, buckets) in [(downsampled.clone(), 2), (downsampled.sketch().unwrap().unwrap(), 1)] {
+            let all = degraded.buckets().unwrap();
+            let value = |raw: Option<i32>| raw.map(|raw| column.value(raw));
+            assert_eq!(all.len(), buckets);
+            assert_eq!(
+                (value(all[0].means[0]), value(all[0].minima[0]), value(all[0].maxima[0])),
+                (Some(f64::from((-5.5f64 / 3.0) as f32)), Some(-4.0), Some(1.0))
+            );
+            assert!(all[1..].iter().all(|bucket| bucket.means[0].is_none()));
         }
     }
 }

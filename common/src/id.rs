@@ -245,6 +245,18 @@ impl StreamKind {
         }
     }
 
+    /// On the wire.
+    fn number(self) -> u8 {
+        match self {
+            Self::Reports => 0,
+            Self::Frames => 1,
+            Self::Predictions => 2,
+            Self::Sketches => 3,
+            Self::Readings => 4,
+            Self::Samples => 5,
+        }
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Reports => "reports",
@@ -285,4 +297,18 @@ impl FromStr for StreamId {
         Ok(Self { source: source.parse()?, kind })
     }
 }
-serde_as_text!(StreamId);
+impl Serialize for StreamId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() { serializer.collect_str(self) } else { (&self.source, self.kind.number()).serialize(serializer) }
+    }
+}
+impl<'de> Deserialize<'de> for StreamId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if deserializer.is_human_readable() {
+            return String::deserialize(deserializer)?.parse().map_err(D::Error::custom);
+        }
+        let (source, number) = <(SourceName, u8)>::deserialize(deserializer)?;
+        let kind = StreamKind::ALL.into_iter().find(|kind| kind.number() == number);
+        Ok(Self { source, kind: kind.ok_or_else(|| D::Error::custom("a kind of stream that is not known"))? })
+    }
+}

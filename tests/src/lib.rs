@@ -3,4 +3,5 @@
 //! Invariant: nothing here is needed to run Wayside. Not here: tests of one crate, which stand beside its code.
 
 pub mod demo;
+pub mod bench;
 pub mod simulator;

@@ -116,8 +116,8 @@ fn checked_columns(columns: &[ColumnConfig]) -> Result<Vec<Column>, String> {
         if c.name.len() > 64 || c.unit.len() > 64 {
             return Err(format!("column {:?}: name and unit have at most 64 bytes", c.name));
         }
-        if !(c.lsb.is_finite() && c.lsb > 0.0 && c.offset.is_finite()) {
-            return Err(format!("column {:?}: lsb is above zero, and offset and lsb are finite", c.name));
+        if !(c.lsb.is_finite() && c.lsb >= 0.0 && c.offset.is_finite()) {
+            return Err(format!("column {:?}: lsb is not below zero, and offset and lsb are finite", c.name));
         }
         Ok(Column { name: c.name.clone(), unit: c.unit.clone(), offset: c.offset, lsb: c.lsb })
     };
@@ -209,6 +209,13 @@ mod tests {
                 period_us: 100_000,
                 rows: vec![vec![Some(2318)], vec![None]],
             },
+            // No resolution: the bits of an f32.
+            Case {
+                csv: b"a\n-2.5\n7\n",
+                config: config(&[("a", 0.0)], ReplayPace::Every(Duration::from_millis(5))),
+                period_us: 5_000,
+                rows: [-2.5f32, 7.0].map(|value| vec![Some(value.to_bits().cast_signed())]).to_vec(),
+            },
             Case {
                 csv: b"a\n1e12\n7\n",
                 config: config(&[("a", 1.0)], ReplayPace::Every(Duration::from_millis(5))),
@@ -236,7 +243,7 @@ mod tests {
         for Case(csv, config) in [
             Case(b"a,b\n", config(&[("a", 1.0)], every())),
             Case(b"a\n1\n", config(&[("b", 1.0)], every())),
-            Case(b"a\n1\n", config(&[("a", 0.0)], every())),
+            Case(b"a\n1\n", config(&[("a", -1.0)], every())),
             Case(b"a\n1\n", config(&[], every())),
             Case(b"a\n1\n2\n", config(&[("a", 1.0)], ReplayPace::Recorded { column: "a".into(), speed: 1.0 })),
             Case(b"t_s\n1\n1\n", config(&[("t_s", 1.0)], ReplayPace::Recorded { column: "t_s".into(), speed: 1.0 })),

@@ -171,7 +171,7 @@ fn degraded(degraded: &Degraded) -> Result<(), String> {
 fn column(column: &Column) -> Result<(), String> {
     text("column", &column.name, MAX_NAME)?;
     text("unit", &column.unit, MAX_NAME)?;
-    let resolved = column.offset.is_finite() && column.lsb.is_finite() && column.lsb > 0.0;
+    let resolved = column.offset.is_finite() && column.lsb.is_finite() && column.lsb >= 0.0;
     if resolved { Ok(()) } else { Err(format!("column {} has no resolution", column.name)) }
 }
 
