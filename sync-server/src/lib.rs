@@ -16,6 +16,7 @@ pub mod ingest;
 pub mod keys;
 pub mod pipeline;
 pub mod registry;
+pub mod retention;
 pub mod rollout;
 pub mod server;
 pub mod ui;

@@ -15,12 +15,13 @@ use crate::{
     broker::{self, Broker},
     clock,
     config::Config,
-    db::{Db, sqlite::Sqlite},
+    db::{self, Db},
     events::Events,
     ingest::Intake,
     keys,
     pipeline::Pipeline,
     registry::{blob::BlobStore, packages::Packages, signer::Signer, trust::Trust},
+    retention,
     rollout::{Rollout, supply::Supply},
     ui::{self, Sources},
 };
@@ -33,6 +34,7 @@ pub struct Server {
     addresses: Vec<String>,
     broker: Broker,
     api: JoinHandle<anyhow::Result<()>>,
+    retention: JoinHandle<()>,
     stop: watch::Sender<bool>,
 }
 
@@ -41,7 +43,7 @@ impl Server {
     pub async fn start(config: Config, token: Option<String>) -> anyhow::Result<Self> {
         std::fs::create_dir_all(&config.data_dir).with_context(|| format!("could not make {}", config.data_dir.display()))?;
         let token = Token::open(&config.data_dir.join("token"), token.as_deref())?;
-        let db: Arc<dyn Db> = Arc::new(Sqlite::open(&config.data_dir.join("wayside.db"))?);
+        let db: Arc<dyn Db> = db::open(config.db.as_deref(), &config.data_dir).await?;
         db.nobody_is_online().await?;
         let (events, fleet) = (Events::default(), config.fleet);
         let blobs = BlobStore::open(&config.data_dir.join("blobs"))?;
@@ -60,6 +62,7 @@ impl Server {
         let broker = broker::start(config.broker, fleet.clone(), intake).await?;
         rollout.attach(broker.downlink());
 
+        let retention = tokio::spawn(retention::run(db.clone(), config.retention));
         let pipeline = Pipeline::open(db.clone(), packages.clone(), events.clone(), config.jobs, config.data_dir.join("retrain")).await?;
         let control =
             Control { db: db.clone(), packages: packages.clone(), trust, rollout, pipeline: Arc::new(pipeline), events: events.clone() };
@@ -72,7 +75,7 @@ impl Server {
             broker.address().map(|address| format!("mqtt {address}")),
             Some(format!("token {}", token.reveal())),
         ];
-        Ok(Self { addresses: addresses.into_iter().flatten().collect(), broker, api, stop })
+        Ok(Self { addresses: addresses.into_iter().flatten().collect(), broker, api, retention, stop })
     }
 
     /// One line each: what is reached where, and the token.
@@ -91,6 +94,7 @@ impl Server {
 
     /// Devices are drained first: what they were told is committed by then.
     pub async fn stop(self) -> anyhow::Result<()> {
+        self.retention.abort();
         self.broker.stop().await;
         self.stop.send_replace(true);
         if !self.api.is_finished() && tokio::time::timeout(DRAIN, self.api).await.is_err() {
