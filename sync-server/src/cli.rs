@@ -6,6 +6,8 @@
 
 pub mod broker;
 pub mod client;
+#[cfg(feature = "postgres")]
+pub mod db;
 pub mod device;
 pub mod key;
 pub mod model;
@@ -84,6 +86,12 @@ enum Noun {
         #[command(subcommand)]
         verb: key::Verb,
     },
+    /// The server's store
+    #[cfg(feature = "postgres")]
+    Db {
+        #[command(subcommand)]
+        verb: db::Verb,
+    },
     /// A broker beside the embedded one
     Broker {
         #[command(subcommand)]
@@ -110,6 +118,8 @@ impl Cli {
             Noun::Sample { verb } => verb.unwrap_or_default().run(&context(token)),
             Noun::Retrain { verb } => verb.unwrap_or_default().run(&context(token)),
             Noun::Key { verb } => verb.run(),
+            #[cfg(feature = "postgres")]
+            Noun::Db { verb } => verb.run(output),
             Noun::Broker { verb } => verb.run(),
         }
     }

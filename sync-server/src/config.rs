@@ -14,7 +14,7 @@ use anyhow::Context;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use wayside_common::id::FleetId;
 
-use crate::{api, broker, pipeline::trainer::Folders, pki};
+use crate::{api, broker, pipeline::trainer::Folders, pki, retention};
 
 /// See `docs/reference/server-config.md`.
 #[derive(Clone, Debug, Deserialize)]
@@ -23,6 +23,8 @@ pub struct Config {
     /// The database, blobs and the token.
     #[serde(default = "default_data_dir")]
     pub data_dir: PathBuf,
+    /// `postgres://USER@HOST/DATABASE` instead of a file in `data_dir`.
+    pub db: Option<String>,
     #[serde(default = "default_fleet")]
     pub fleet: FleetId,
     #[serde(default)]
@@ -38,6 +40,8 @@ pub struct Config {
     /// Folders of packages that devices come with: their drift reference is known from the start.
     #[serde(default)]
     pub packages: Vec<PathBuf>,
+    #[serde(default)]
+    pub retention: retention::Config,
     /// Retraining jobs; a request can name one, never its command.
     #[serde(default, rename = "job")]
     pub jobs: Vec<Job>,
@@ -75,6 +79,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             data_dir: default_data_dir(),
+            db: None,
             fleet: default_fleet(),
             api: api::Config::default(),
             broker: default_broker(),
@@ -82,6 +87,7 @@ impl Default for Config {
             pki: pki::Config::default(),
             trust: Trust::default(),
             packages: Vec::new(),
+            retention: retention::Config::default(),
             jobs: Vec::new(),
         }
     }
@@ -175,6 +181,12 @@ pub fn log() -> String {
     env::var("WAYSIDE_LOG").unwrap_or_else(|_| "info,rmqtt=warn".into())
 }
 
+/// `WAYSIDE_REQUIRE_POSTGRES`: a test that cannot run on PostgreSQL fails, where it would be skipped.
+#[cfg(test)]
+pub fn postgres_is_required() -> bool {
+    env::var_os("WAYSIDE_REQUIRE_POSTGRES").is_some()
+}
+
 /// Where the command line finds its server.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
@@ -224,6 +236,9 @@ mod tests {
             fleet = "plant"
             [api]
             listen = "127.0.0.1:0"
+            [retention]
+            age = "720h"
+            bytes = 1000000
             [broker]
             kind = "external"
             url = "mqtt://127.0.0.1:1884"
@@ -238,6 +253,7 @@ mod tests {
         let config = parse(text).expect("valid").relative_to(Path::new("/etc/wayside"));
         assert_eq!(config.data_dir, Path::new("/etc/wayside/d"));
         assert_eq!(config.jobs[0].timeout, Span(Duration::from_secs(600)));
+        assert_eq!((config.retention.age, config.retention.bytes), (Some(Span(Duration::from_secs(720 * 3600))), Some(1_000_000)));
     }
 
     #[test]

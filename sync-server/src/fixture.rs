@@ -2,6 +2,9 @@
 //!
 //! Invariant: everything here passes every check; a test breaks what it wants broken. The module exists in tests only.
 
+pub mod postgres;
+pub mod store;
+
 use wayside_common::{
     block::Block,
     degraded::{Degraded, Fidelity},

@@ -17,6 +17,7 @@ pub mod keys;
 pub mod pipeline;
 pub mod pki;
 pub mod registry;
+pub mod retention;
 pub mod rollout;
 pub mod server;
 pub mod ui;

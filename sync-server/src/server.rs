@@ -19,13 +19,14 @@ use crate::{
     broker::{self, Broker, Tls},
     clock,
     config::Config,
-    db::{Db, sqlite::Sqlite},
+    db::{self, Db},
     events::Events,
     ingest::Intake,
     keys,
     pipeline::Pipeline,
     pki::{Enroll, Pki, export::Export},
     registry::{blob::BlobStore, packages::Packages, signer::Signer, trust::Trust},
+    retention,
     rollout::{Rollout, supply::Supply},
     ui::{self, Sources},
 };
@@ -40,6 +41,7 @@ pub struct Server {
     api: JoinHandle<anyhow::Result<()>>,
     enrolment: Option<JoinHandle<()>>,
     refreshing: JoinHandle<()>,
+    retention: JoinHandle<()>,
     stop: watch::Sender<bool>,
 }
 
@@ -48,7 +50,7 @@ impl Server {
     pub async fn start(config: Config, token: Option<String>) -> anyhow::Result<Self> {
         std::fs::create_dir_all(&config.data_dir).with_context(|| format!("could not make {}", config.data_dir.display()))?;
         let token = Token::open(&config.data_dir.join("token"), token.as_deref())?;
-        let db: Arc<dyn Db> = Arc::new(Sqlite::open(&config.data_dir.join("wayside.db"))?);
+        let db: Arc<dyn Db> = db::open(config.db.as_deref(), &config.data_dir).await?;
         db.nobody_is_online().await?;
         let pki = open_pki(&config, &*db).await?;
         let (events, fleet, names) = (Events::default(), config.fleet, config.pki.names);
@@ -83,6 +85,7 @@ impl Server {
             failures: Arc::default(),
         };
 
+        let retention = tokio::spawn(retention::run(db.clone(), config.retention));
         let pipeline = Pipeline::open(db.clone(), packages.clone(), events.clone(), config.jobs, config.data_dir.join("retrain")).await?;
         let control =
             Control { db: db.clone(), packages: packages.clone(), trust, rollout, pipeline: Arc::new(pipeline), events: events.clone() };
@@ -103,7 +106,7 @@ impl Server {
             enroll_line,
             Some(format!("token {}", token.reveal())),
         ];
-        Ok(Self { addresses: addresses.into_iter().flatten().collect(), broker, api, enrolment, refreshing, stop })
+        Ok(Self { addresses: addresses.into_iter().flatten().collect(), broker, api, enrolment, refreshing, retention, stop })
     }
 
     /// One line each: what is reached where, and the token.
@@ -123,6 +126,7 @@ impl Server {
     /// Devices are drained first: what they were told is committed by then.
     pub async fn stop(self) -> anyhow::Result<()> {
         self.refreshing.abort();
+        self.retention.abort();
         self.broker.stop().await;
         self.stop.send_replace(true);
         if let Some(enrolment) = self.enrolment {

@@ -13,12 +13,11 @@ use super::{Config, Shared, Token, bind, router, serve};
 use crate::{
     db::{
         Db,
-        sqlite::Sqlite,
         telemetry::{Arrival, Receipt},
     },
     drift::References,
     events::{Event, Events},
-    fixture,
+    fixture::{self, store::Place},
     scratch::Scratch,
 };
 
@@ -41,6 +40,7 @@ impl References for Reference {
 
 struct Bench {
     _scratch: Scratch,
+    _place: Place,
     runtime: Runtime,
     db: Arc<dyn Db>,
     events: Events,
@@ -50,10 +50,15 @@ struct Bench {
 }
 
 impl Bench {
-    fn new() -> Self {
+    /// One on each engine.
+    fn each() -> Vec<Self> {
+        Place::each().into_iter().map(Self::on).collect()
+    }
+
+    fn on(place: Place) -> Self {
         let scratch = Scratch::new();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
-        let db: Arc<dyn Db> = Arc::new(Sqlite::open(&scratch.path().join("wayside.db")).expect("a store"));
+        let db = runtime.block_on(place.open());
         let token = Token::open(&scratch.path().join("token"), Some(TOKEN)).expect("a token");
         let events = Events::default();
         let shared = Shared { db: db.clone(), references: Arc::new(Reference), events: events.clone() };
@@ -66,7 +71,7 @@ impl Bench {
             address
         });
         let agent = Agent::config_builder().http_status_as_error(false).max_redirects(0).build().into();
-        Self { _scratch: scratch, runtime, db, events, address, agent, _stop: stop }
+        Self { _scratch: scratch, _place: place, runtime, db, events, address, agent, _stop: stop }
     }
 
     fn url(&self, path: &str) -> String {
@@ -99,187 +104,196 @@ impl Bench {
 
 #[test]
 fn without_the_token_nothing_is_told_but_that_the_server_lives() {
-    let bench = Bench::new();
-    let status = |path: &str, header: Option<&str>| {
-        let request = bench.agent.get(bench.url(path));
-        let request = if let Some(value) = header { request.header("authorization", value) } else { request };
-        request.call().expect("an answer").status().as_u16()
-    };
-    for path in ["/v1/devices", "/v1/events", "/", "/nothing", "/v1/devices?token=a-token-for-a-test"] {
-        assert_eq!(status(path, None), 401, "{path}");
+    for bench in Bench::each() {
+        let status = |path: &str, header: Option<&str>| {
+            let request = bench.agent.get(bench.url(path));
+            let request = if let Some(value) = header { request.header("authorization", value) } else { request };
+            request.call().expect("an answer").status().as_u16()
+        };
+        for path in ["/v1/devices", "/v1/events", "/", "/nothing", "/v1/devices?token=a-token-for-a-test"] {
+            assert_eq!(status(path, None), 401, "{path}");
+        }
+        assert_eq!(status("/v1/devices", Some("Bearer a-token-for-a-tesT")), 401);
+        assert_eq!(status("/v1/devices", Some(TOKEN)), 401);
+        assert_eq!(status("/healthz", None), 200);
+        assert_eq!(status("/v1/devices", Some("Bearer a-token-for-a-test")), 200);
     }
-    assert_eq!(status("/v1/devices", Some("Bearer a-token-for-a-tesT")), 401);
-    assert_eq!(status("/v1/devices", Some(TOKEN)), 401);
-    assert_eq!(status("/healthz", None), 200);
-    assert_eq!(status("/v1/devices", Some("Bearer a-token-for-a-test")), 200);
 }
 
 #[test]
 fn a_browser_trades_the_token_in_its_first_address_for_a_cookie() {
-    let bench = Bench::new();
-    let response = bench.agent.get(bench.url(&format!("/?token={TOKEN}"))).call().expect("an answer");
-    assert_eq!((response.status().as_u16(), response.headers()["location"].to_str().expect("text")), (303, "/"));
-    let cookie = response.headers()["set-cookie"].to_str().expect("text");
-    assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict"), "{cookie}");
-    let (name, value) = cookie.split(';').next().and_then(|pair| pair.split_once('=')).expect("a pair");
-    assert_eq!(value, Digest::of(format!("wayside cookie{TOKEN}").as_bytes()).to_string());
-    struct Case {
-        header: (&'static str, String),
-        get: u16,
-        put: u16,
-    }
-    let cases = [
-        Case { header: ("cookie", format!("a=b; {name}={value}")), get: 200, put: 401 },
-        Case { header: ("cookie", format!("{name}={TOKEN}")), get: 401, put: 401 },
-        Case { header: ("authorization", format!("Bearer {value}")), get: 401, put: 401 },
-        Case { header: ("authorization", format!("Bearer {TOKEN}")), get: 200, put: 404 },
-    ];
-    for Case { header: (name, value), get, put } in cases {
-        let got = bench.agent.get(bench.url("/v1/devices")).header(name, &value).call().expect("an answer").status();
-        let write = bench.agent.put(bench.url("/v1/samples/none/label")).header(name, &value);
-        let written = write.send_json(json!({"label": "car"})).expect("an answer").status();
-        assert_eq!((got.as_u16(), written.as_u16()), (get, put), "{name}: {value}");
+    for bench in Bench::each() {
+        let response = bench.agent.get(bench.url(&format!("/?token={TOKEN}"))).call().expect("an answer");
+        assert_eq!((response.status().as_u16(), response.headers()["location"].to_str().expect("text")), (303, "/"));
+        let cookie = response.headers()["set-cookie"].to_str().expect("text");
+        assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict"), "{cookie}");
+        let (name, value) = cookie.split(';').next().and_then(|pair| pair.split_once('=')).expect("a pair");
+        assert_eq!(value, Digest::of(format!("wayside cookie{TOKEN}").as_bytes()).to_string());
+        struct Case {
+            header: (&'static str, String),
+            get: u16,
+            put: u16,
+        }
+        let cases = [
+            Case { header: ("cookie", format!("a=b; {name}={value}")), get: 200, put: 401 },
+            Case { header: ("cookie", format!("{name}={TOKEN}")), get: 401, put: 401 },
+            Case { header: ("authorization", format!("Bearer {value}")), get: 401, put: 401 },
+            Case { header: ("authorization", format!("Bearer {TOKEN}")), get: 200, put: 404 },
+        ];
+        for Case { header: (name, value), get, put } in cases {
+            let got = bench.agent.get(bench.url("/v1/devices")).header(name, &value).call().expect("an answer").status();
+            let write = bench.agent.put(bench.url("/v1/samples/none/label")).header(name, &value);
+            let written = write.send_json(json!({"label": "car"})).expect("an answer").status();
+            assert_eq!((got.as_u16(), written.as_u16()), (get, put), "{name}: {value}");
+        }
     }
 }
 
 #[test]
 fn every_error_is_a_problem_document() {
-    let bench = Bench::new();
-    struct Case {
-        path: &'static str,
-        status: u16,
-    }
-    let cases = [
-        Case { path: "/v1/devices/cam-9", status: 404 },
-        Case { path: "/v1/devices/cam-9/streams", status: 404 },
-        Case { path: "/v1/devices/..%2f..", status: 400 },
-        Case { path: "/v1/devices/a%20b", status: 400 },
-        Case { path: "/v1/samples?limit=x", status: 400 },
-        Case { path: "/v1/samples?limitt=1", status: 400 },
-        Case { path: "/v1/samples/none/image", status: 404 },
-        Case { path: "/v2", status: 404 },
-    ];
-    for case in cases {
-        let request = bench.agent.get(bench.url(case.path)).header("authorization", format!("Bearer {TOKEN}"));
-        let mut response = request.call().expect("an answer");
-        assert_eq!(response.status().as_u16(), case.status, "{}", case.path);
-        assert_eq!(response.headers()["content-type"], "application/problem+json", "{}", case.path);
-        let document: Value = response.body_mut().read_json().expect("JSON");
-        assert_eq!(document["status"], case.status, "{}", case.path);
-        assert!(document["detail"].as_str().is_some_and(|text| !text.is_empty()), "{}", case.path);
+    for bench in Bench::each() {
+        struct Case {
+            path: &'static str,
+            status: u16,
+        }
+        let cases = [
+            Case { path: "/v1/devices/cam-9", status: 404 },
+            Case { path: "/v1/devices/cam-9/streams", status: 404 },
+            Case { path: "/v1/devices/..%2f..", status: 400 },
+            Case { path: "/v1/devices/a%20b", status: 400 },
+            Case { path: "/v1/samples?limit=x", status: 400 },
+            Case { path: "/v1/samples?limitt=1", status: 400 },
+            Case { path: "/v1/samples/none/image", status: 404 },
+            Case { path: "/v2", status: 404 },
+        ];
+        for case in cases {
+            let request = bench.agent.get(bench.url(case.path)).header("authorization", format!("Bearer {TOKEN}"));
+            let mut response = request.call().expect("an answer");
+            assert_eq!(response.status().as_u16(), case.status, "{}", case.path);
+            assert_eq!(response.headers()["content-type"], "application/problem+json", "{}", case.path);
+            let document: Value = response.body_mut().read_json().expect("JSON");
+            assert_eq!(document["status"], case.status, "{}", case.path);
+            assert!(document["detail"].as_str().is_some_and(|text| !text.is_empty()), "{}", case.path);
+        }
     }
 }
 
 #[test]
 fn a_device_shows_with_what_it_said() {
-    let bench = Bench::new();
-    assert_eq!(bench.get("/v1/devices"), json!([]));
-    bench.hello();
-    let devices = bench.get("/v1/devices");
-    assert_eq!(devices[0]["id"], "cam-1");
-    assert_eq!(devices[0]["slots"][0]["active"]["name"], "vehicles-sim");
-    assert_eq!(devices[0]["slots"][0]["active"]["digest"], fixture::model(1).to_string());
-    for (key, value) in [("online", json!(true)), ("generation", json!(2)), ("storage_fault", json!(false)), ("redelivered", json!(0))] {
-        assert_eq!(devices[0][key], value, "{key}");
+    for bench in Bench::each() {
+        assert_eq!(bench.get("/v1/devices"), json!([]));
+        bench.hello();
+        let devices = bench.get("/v1/devices");
+        assert_eq!(devices[0]["id"], "cam-1");
+        assert_eq!(devices[0]["slots"][0]["active"]["name"], "vehicles-sim");
+        assert_eq!(devices[0]["slots"][0]["active"]["digest"], fixture::model(1).to_string());
+        for (key, value) in [("online", json!(true)), ("generation", json!(2)), ("storage_fault", json!(false)), ("redelivered", json!(0))]
+        {
+            assert_eq!(devices[0][key], value, "{key}");
+        }
+        assert_eq!(bench.get("/v1/devices/cam-1"), devices[0]);
     }
-    assert_eq!(bench.get("/v1/devices/cam-1"), devices[0]);
 }
 
 #[test]
 fn stored_positions_gaps_frames_and_readings_have_their_documented_shape() {
-    let bench = Bench::new();
-    bench.store("imu0.readings", 0, fixture::readings(100..200));
-    bench.store("cam0.frames", 0, fixture::frames(0..5));
-    bench.store("imu0.predictions", 0, fixture::predictions(0..3));
+    for bench in Bench::each() {
+        bench.store("imu0.readings", 0, fixture::readings(100..200));
+        bench.store("cam0.frames", 0, fixture::frames(0..5));
+        bench.store("imu0.predictions", 0, fixture::predictions(0..3));
 
-    let streams = bench.get("/v1/devices/cam-1/streams");
-    assert_eq!(streams.as_array().map(Vec::len), Some(3));
-    let readings = streams.as_array().and_then(|s| s.iter().find(|s| s["stream"] == "imu0.readings")).expect("the stream");
-    assert_eq!(
-        (&readings["positions"], &readings["duplicate_positions"], &readings["watermark"]),
-        (&json!([[100, 199]]), &json!(0), &json!(100))
-    );
-    assert_eq!(bench.get("/v1/devices/cam-1/gaps"), json!([]));
+        let streams = bench.get("/v1/devices/cam-1/streams");
+        assert_eq!(streams.as_array().map(Vec::len), Some(3));
+        let readings = streams.as_array().and_then(|s| s.iter().find(|s| s["stream"] == "imu0.readings")).expect("the stream");
+        assert_eq!(
+            (&readings["positions"], &readings["duplicate_positions"], &readings["watermark"]),
+            (&json!([[100, 199]]), &json!(0), &json!(100))
+        );
+        assert_eq!(bench.get("/v1/devices/cam-1/gaps"), json!([]));
 
-    let frames = bench.get("/v1/devices/cam-1/frames?limit=2");
-    assert_eq!((frames["frames"].as_array().map(Vec::len), &frames["next"]), (Some(2), &json!(1)));
-    assert_eq!(
-        (&frames["frames"][0]["label"], &frames["frames"][0]["none"], &frames["frames"][0]["item"]),
-        (&json!("car"), &Value::Null, &json!("p0.jpg"))
-    );
-    let rest = bench.get("/v1/devices/cam-1/frames?limit=10&after_position=1");
-    assert_eq!((rest["frames"].as_array().map(Vec::len), &rest["next"]), (Some(3), &Value::Null));
-    assert_eq!((&rest["frames"][0]["label"], &rest["frames"][0]["none"]), (&Value::Null, &json!("worker_crash")));
+        let frames = bench.get("/v1/devices/cam-1/frames?limit=2");
+        assert_eq!((frames["frames"].as_array().map(Vec::len), &frames["next"]), (Some(2), &json!(1)));
+        assert_eq!(
+            (&frames["frames"][0]["label"], &frames["frames"][0]["none"], &frames["frames"][0]["item"]),
+            (&json!("car"), &Value::Null, &json!("p0.jpg"))
+        );
+        let rest = bench.get("/v1/devices/cam-1/frames?limit=10&after_position=1");
+        assert_eq!((rest["frames"].as_array().map(Vec::len), &rest["next"]), (Some(3), &Value::Null));
+        assert_eq!((&rest["frames"][0]["label"], &rest["frames"][0]["none"]), (&Value::Null, &json!("worker_crash")));
 
-    let predictions = bench.get("/v1/devices/cam-1/predictions");
-    assert_eq!((&predictions["predictions"][2]["from"], &predictions["predictions"][2]["to"]), (&json!(190), &json!(379)));
+        let predictions = bench.get("/v1/devices/cam-1/predictions");
+        assert_eq!((&predictions["predictions"][2]["from"], &predictions["predictions"][2]["to"]), (&json!(190), &json!(379)));
 
-    let page = bench.get("/v1/devices/cam-1/readings?source=imu0&limit=60");
-    assert_eq!((page["rows"].as_array().map(Vec::len), &page["complete"]), (Some(60), &json!(false)));
-    let next = page["next_ms"].as_i64().expect("where to go on");
-    let page = bench.get(&format!("/v1/devices/cam-1/readings?source=imu0&limit=60&from={next}"));
-    assert_eq!((&page["rows"][0]["position"], &page["complete"]), (&json!(160), &json!(true)));
-    assert_eq!(page["rows"][1], json!({"position": 161, "wall_ms": fixture::START + 1610, "values": [161, null]}));
-    assert_eq!(page["columns"][0], json!({"name": "ax", "unit": "m/s2", "offset": 1.0, "lsb": 0.5}));
+        let page = bench.get("/v1/devices/cam-1/readings?source=imu0&limit=60");
+        assert_eq!((page["rows"].as_array().map(Vec::len), &page["complete"]), (Some(60), &json!(false)));
+        let next = page["next_ms"].as_i64().expect("where to go on");
+        let page = bench.get(&format!("/v1/devices/cam-1/readings?source=imu0&limit=60&from={next}"));
+        assert_eq!((&page["rows"][0]["position"], &page["complete"]), (&json!(160), &json!(true)));
+        assert_eq!(page["rows"][1], json!({"position": 161, "wall_ms": fixture::START + 1610, "values": [161, null]}));
+        assert_eq!(page["columns"][0], json!({"name": "ax", "unit": "m/s2", "offset": 1.0, "lsb": 0.5}));
 
-    let latest = bench.get("/v1/devices/cam-1/latest");
-    assert_eq!(latest["readings"][0]["values"][0], json!({"name": "ax", "unit": "m/s2", "value": 1.0 + 0.5 * 199.0}));
-    assert_eq!((&latest["frames"][0]["position"], &latest["predictions"][0]["to"]), (&json!(4), &json!(379)));
+        let latest = bench.get("/v1/devices/cam-1/latest");
+        assert_eq!(latest["readings"][0]["values"][0], json!({"name": "ax", "unit": "m/s2", "value": 1.0 + 0.5 * 199.0}));
+        assert_eq!((&latest["frames"][0]["position"], &latest["predictions"][0]["to"]), (&json!(4), &json!(379)));
+    }
 }
 
 #[test]
 fn drift_is_judged_for_the_active_model_alone() {
-    let bench = Bench::new();
-    bench.store("cam0.sketches", 0, fixture::sketches(0..4));
-    assert_eq!(bench.get("/v1/devices/cam-1/drift"), json!([]), "no model is known to be active");
-    bench.hello();
-    let drift = bench.get("/v1/devices/cam-1/drift");
-    assert_eq!((drift.as_array().map(Vec::len), &drift[0]["feature"]), (Some(1), &json!("image.brightness")));
-    assert_eq!(
-        (&drift[0]["verdict"], &drift[0]["n_current"], &drift[0]["n_reference"]),
-        (&json!("no_shift"), &json!(4 * 496), &json!(9 * 496))
-    );
-    assert!(drift[0]["chi_square"]["p_value"].as_f64().is_some_and(|p| p > 0.5), "{drift}");
+    for bench in Bench::each() {
+        bench.store("cam0.sketches", 0, fixture::sketches(0..4));
+        assert_eq!(bench.get("/v1/devices/cam-1/drift"), json!([]), "no model is known to be active");
+        bench.hello();
+        let drift = bench.get("/v1/devices/cam-1/drift");
+        assert_eq!((drift.as_array().map(Vec::len), &drift[0]["feature"]), (Some(1), &json!("image.brightness")));
+        assert_eq!(
+            (&drift[0]["verdict"], &drift[0]["n_current"], &drift[0]["n_reference"]),
+            (&json!("no_shift"), &json!(4 * 496), &json!(9 * 496))
+        );
+        assert!(drift[0]["chi_square"]["p_value"].as_f64().is_some_and(|p| p > 0.5), "{drift}");
+    }
 }
 
 #[test]
 fn a_sample_is_listed_shown_and_labelled() {
-    let bench = Bench::new();
-    bench.store("cam0.samples", 0, fixture::samples(0..3));
-    let samples = bench.get("/v1/samples?labelled=false");
-    assert_eq!(samples.as_array().map(Vec::len), Some(3));
-    let id = samples[0]["id"].as_str().expect("an id").to_owned();
-    let put = |id: &str, body: Value| {
-        let request = bench.agent.put(bench.url(&format!("/v1/samples/{id}/label"))).header("authorization", format!("Bearer {TOKEN}"));
-        request.send_json(body).expect("an answer").status().as_u16()
-    };
-    assert_eq!(put(&id, json!({"label": "truck"})), 204);
-    assert_eq!(put(&id, json!({"label": "car"})), 204);
-    assert_eq!(put("none", json!({"label": "car"})), 404);
-    assert_eq!(put(&id, json!({"label": ""})), 400);
-    assert_eq!(put(&id, json!({"label": "x".repeat(100_000)})), 413);
-    let labelled = bench.get("/v1/samples?labelled=true");
-    assert_eq!(
-        (labelled.as_array().map(Vec::len), &labelled[0]["label"], &labelled[0]["labelled_by"]),
-        (Some(1), &json!("car"), &json!("operator"))
-    );
-    let request = bench.agent.get(bench.url(&format!("/v1/samples/{id}/image"))).header("authorization", format!("Bearer {TOKEN}"));
-    let mut response = request.call().expect("an answer");
-    assert_eq!(response.headers()["content-type"], "image/jpeg");
-    assert!(response.body_mut().read_to_vec().expect("bytes").starts_with(&[0xff, 0xd8]));
+    for bench in Bench::each() {
+        bench.store("cam0.samples", 0, fixture::samples(0..3));
+        let samples = bench.get("/v1/samples?labelled=false");
+        assert_eq!(samples.as_array().map(Vec::len), Some(3));
+        let id = samples[0]["id"].as_str().expect("an id").to_owned();
+        let put = |id: &str, body: Value| {
+            let request = bench.agent.put(bench.url(&format!("/v1/samples/{id}/label"))).header("authorization", format!("Bearer {TOKEN}"));
+            request.send_json(body).expect("an answer").status().as_u16()
+        };
+        assert_eq!(put(&id, json!({"label": "truck"})), 204);
+        assert_eq!(put(&id, json!({"label": "car"})), 204);
+        assert_eq!(put("none", json!({"label": "car"})), 404);
+        assert_eq!(put(&id, json!({"label": ""})), 400);
+        assert_eq!(put(&id, json!({"label": "x".repeat(100_000)})), 413);
+        let labelled = bench.get("/v1/samples?labelled=true");
+        assert_eq!(
+            (labelled.as_array().map(Vec::len), &labelled[0]["label"], &labelled[0]["labelled_by"]),
+            (Some(1), &json!("car"), &json!("operator"))
+        );
+        let request = bench.agent.get(bench.url(&format!("/v1/samples/{id}/image"))).header("authorization", format!("Bearer {TOKEN}"));
+        let mut response = request.call().expect("an answer");
+        assert_eq!(response.headers()["content-type"], "image/jpeg");
+        assert!(response.body_mut().read_to_vec().expect("bytes").starts_with(&[0xff, 0xd8]));
+    }
 }
 
 #[test]
 fn events_come_as_they_happen() {
     use std::io::{BufRead, BufReader};
-    let bench = Bench::new();
-    let request = bench.agent.get(bench.url("/v1/events")).header("authorization", format!("Bearer {TOKEN}"));
-    let response = request.call().expect("an answer");
-    bench.events.publish(Event::Device { device: fixture::device("cam-1"), online: true });
-    let lines = BufReader::new(response.into_body().into_reader()).lines();
-    let line = lines.map(|line| line.expect("a line")).find(|line| line.starts_with("data:")).expect("an event");
-    let event: Value = serde_json::from_str(line.trim_start_matches("data:")).expect("JSON");
-    assert_eq!(event, json!({"type": "device", "device": "cam-1", "online": true}));
+    for bench in Bench::each() {
+        let request = bench.agent.get(bench.url("/v1/events")).header("authorization", format!("Bearer {TOKEN}"));
+        let response = request.call().expect("an answer");
+        bench.events.publish(Event::Device { device: fixture::device("cam-1"), online: true });
+        let lines = BufReader::new(response.into_body().into_reader()).lines();
+        let line = lines.map(|line| line.expect("a line")).find(|line| line.starts_with("data:")).expect("an event");
+        let event: Value = serde_json::from_str(line.trim_start_matches("data:")).expect("JSON");
+        assert_eq!(event, json!({"type": "device", "device": "cam-1", "online": true}));
+    }
 }
 
 #[test]

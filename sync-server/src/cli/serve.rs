@@ -16,6 +16,9 @@ pub struct Serve {
     /// Database, blobs and token; wins over the file
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// postgres://USER@HOST/DATABASE instead of a file in the data folder; wins over the file
+    #[arg(long, value_name = "URL")]
+    db: Option<String>,
     /// Address of the REST API and the page; port 0 lets the system choose; wins over the file
     #[arg(long, value_name = "ADDR")]
     api_listen: Option<SocketAddr>,
@@ -34,6 +37,7 @@ impl Serve {
         if let Some(dir) = self.data_dir {
             config.data_dir = dir;
         }
+        config.db = self.db.or(config.db);
         if let Some(dir) = self.trust_dir {
             config.trust.dir = dir;
         }

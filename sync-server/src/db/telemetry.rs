@@ -104,6 +104,8 @@ pub struct StreamContent {
     pub positions: Vec<(u64, u64)>,
     /// Positions stored in less than full fidelity.
     pub degraded: Vec<(u64, u64)>,
+    /// Positions that were stored and are left in one-minute rollups alone.
+    pub retired: Vec<(u64, u64)>,
     /// Positions stored here a second time, or here after an earlier epoch of the same stream.
     pub duplicate_positions: u64,
     pub redelivered: u64,
@@ -196,7 +198,7 @@ pub struct Range {
     pub limit: u32,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Readings {
     pub columns: Vec<Column>,
     pub rows: Vec<ReadingRow>,
@@ -205,6 +207,94 @@ pub struct Readings {
     /// False where the limit, or a change of columns, cut the answer; `next_ms` is then where to go on.
     pub complete: bool,
     pub next_ms: Option<i64>,
+    #[serde(flatten)]
+    pub coverage: Coverage,
+}
+
+/// What a range of time lacks.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Coverage {
+    pub state: CoverageState,
+    /// The gaps that touch the range, whole.
+    pub gaps: Vec<GapEntry>,
+    /// The newest reading of the source; what lies behind it has not come, or not yet.
+    pub known_until_ms: Option<i64>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CoverageState {
+    #[default]
+    Complete,
+    /// All of it, and some in buckets alone.
+    Degraded,
+    Gaps,
+}
+
+/// A range of time in buckets of one width; those that hold nothing are left out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Series {
+    pub of: SeriesOf,
+    pub from_ms: i64,
+    pub width_ms: i64,
+    pub columns: Vec<SeriesColumn>,
+    pub buckets: Vec<SeriesBucket>,
+    #[serde(flatten)]
+    pub coverage: Coverage,
+}
+
+/// What the buckets were made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SeriesOf {
+    #[default]
+    Readings,
+    /// Minutes, which outlive readings; for buckets of a minute and more.
+    Rollups,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SeriesColumn {
+    pub name: String,
+    pub unit: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SeriesBucket {
+    pub from_ms: i64,
+    /// Readings.
+    pub count: u64,
+    /// Of these, how many were told in less fidelity.
+    pub degraded: u64,
+    /// One for each column; null where it had no value.
+    pub values: Vec<Option<Summary>>,
+}
+
+/// Of the values that were there, in the column's unit.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Summary {
+    pub min: f64,
+    pub max: f64,
+    pub mean: f64,
+    pub count: u64,
+}
+
+/// Which raw readings are let go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retire {
+    /// Those that the server received before this.
+    pub received_before: Option<Wall>,
+    /// The oldest, until no more bytes than these are left.
+    pub bytes: Option<u64>,
+}
+
+/// What one step of retention did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retired {
+    pub rows: u64,
+    pub bytes: u64,
+    /// There may be more to let go.
+    pub more: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -350,6 +440,10 @@ pub trait Telemetry: Send + Sync {
     async fn frames(&self, device: &DeviceId, after: After) -> anyhow::Result<Page<FrameRow>>;
     async fn predictions(&self, device: &DeviceId, after: After) -> anyhow::Result<Page<PredictionRow>>;
     async fn readings(&self, device: &DeviceId, range: Range) -> anyhow::Result<Readings>;
+    /// At most `range.limit` buckets and one.
+    async fn series(&self, device: &DeviceId, range: Range) -> anyhow::Result<Series>;
+    /// One small step; it is to be called again while there is more.
+    async fn retire(&self, limits: Retire) -> anyhow::Result<Retired>;
     async fn latest(&self, device: &DeviceId) -> anyhow::Result<Latest>;
     async fn thumbnail(&self, device: &DeviceId, slot: &SlotName) -> anyhow::Result<Option<Vec<u8>>>;
     /// Sums over sketches whose wall time is `since` or later.

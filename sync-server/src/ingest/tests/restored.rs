@@ -1,6 +1,10 @@
 //! A server that came back from a backup, and the store that a simulation drives.
 
 use super::*;
+use crate::{
+    db::{sqlite::Sqlite, telemetry::Telemetry},
+    scratch::Scratch,
+};
 
 fn intake(db: &Sqlite) -> Intake {
     Intake::start(Arc::new(db.clone()), Arc::new(Told::default()), Events::default())

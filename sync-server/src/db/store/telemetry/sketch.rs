@@ -2,20 +2,21 @@
 //!
 //! Invariant: adding is exact; counts of different models are never mixed. Not here: references and verdicts (`drift`).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::ControlFlow};
 
-use rusqlite::{Transaction, params};
 use wayside_common::{id::DeviceId, sketch::histogram::BINS, time::Wall};
 
 use super::{digest, name, sources};
-use crate::db::telemetry::SketchSum;
+use crate::db::{
+    sql::{Tx, params},
+    telemetry::SketchSum,
+};
 
-pub fn sums(tx: &Transaction, device: &DeviceId, since: Wall) -> anyhow::Result<Vec<SketchSum>> {
+pub fn sums(tx: &Tx, device: &DeviceId, since: Wall) -> anyhow::Result<Vec<SketchSum>> {
     let mut sums: BTreeMap<(String, Vec<u8>, String), SketchSum> = BTreeMap::new();
-    let mut statement = tx.prepare("SELECT slot, model, feature, counts, wall FROM sketch WHERE source = ?1 AND wall >= ?2")?;
+    let sql = "SELECT slot, model, feature, counts, wall FROM sketch WHERE source = $1 AND wall >= $2";
     for (source, _) in sources(tx, device, "sketches", None)? {
-        let mut rows = statement.query(params![source, since.0])?;
-        while let Some(row) = rows.next()? {
+        tx.each(sql, params![source, since.0], |row| {
             let key: (String, Vec<u8>, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
             let (counts, wall): (Vec<u8>, i64) = (row.get(3)?, row.get(4)?);
             let (slot, model, feature) = key.clone();
@@ -36,7 +37,8 @@ pub fn sums(tx: &Transaction, device: &DeviceId, since: Wall) -> anyhow::Result<
             sum.windows += 1;
             sum.first_ms = sum.first_ms.min(wall);
             sum.last_ms = sum.last_ms.max(wall);
-        }
+            Ok(ControlFlow::Continue(()))
+        })?;
     }
     Ok(sums.into_values().collect())
 }

@@ -3,13 +3,15 @@
 //! Invariant: positions come out of the stored records themselves, so that a position stored twice under two names shows. Nothing
 //! is cached. Not here: the receiver's row.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::ControlFlow};
 
-use rusqlite::{Transaction, params};
 use wayside_common::{id::DeviceId, wire};
 
-use super::{degraded, record::StoredBlock};
-use crate::db::telemetry::{ReportRow, StreamContent};
+use super::{degraded, record::StoredBlock, retention};
+use crate::db::{
+    sql::{Tx, params},
+    telemetry::{ReportRow, StreamContent},
+};
 
 struct Row {
     id: i64,
@@ -19,7 +21,7 @@ struct Row {
 }
 
 /// In the order of epochs.
-pub fn streams(tx: &Transaction, device: &DeviceId) -> anyhow::Result<Vec<StreamContent>> {
+pub fn streams(tx: &Tx, device: &DeviceId) -> anyhow::Result<Vec<StreamContent>> {
     let rows = rows(tx, device)?;
     // Of earlier epochs, per source and kind.
     let mut earlier: BTreeMap<(i64, String), Vec<(u64, u64)>> = BTreeMap::new();
@@ -40,52 +42,49 @@ pub fn streams(tx: &Transaction, device: &DeviceId) -> anyhow::Result<Vec<Stream
         content.degraded = without(&without(&merge(claims), &content.positions), seen);
         content.duplicate_positions = (before - positions.len() + repeated) as u64 + claimed - count(&content.degraded);
         *seen = merge(seen.iter().chain(&content.positions).chain(&content.degraded).copied().collect());
+        content.retired = without(&merge(retention::positions(tx, id)?), seen);
         contents.push(content);
     }
     Ok(contents)
 }
 
-fn rows(tx: &Transaction, device: &DeviceId) -> anyhow::Result<Vec<Row>> {
-    let mut statement = tx.prepare(
+fn rows(tx: &Tx, device: &DeviceId) -> anyhow::Result<Vec<Row>> {
+    tx.rows(
         "SELECT stream.id, source, kind, epoch, source.name, watermark, ranges, records, redelivered, differing, replaced
-         FROM stream JOIN source ON source.id = stream.source WHERE stream.device = ?1 ORDER BY epoch_counter, epoch, source.name, kind",
-    )?;
-    let mut found = statement.query(params![device.as_str()])?;
-    let mut rows = Vec::new();
-    while let Some(row) = found.next()? {
-        let (kind, source): (String, String) = (row.get(2)?, row.get(4)?);
-        let content = StreamContent {
-            epoch: row.get(3)?,
-            stream: format!("{source}.{kind}"),
-            watermark: row.get::<_, i64>(5)? as u64,
-            ranges: wire::decode(&row.get::<_, Vec<u8>>(6)?)?,
-            records: row.get::<_, i64>(7)? as u64,
-            positions: Vec::new(),
-            degraded: Vec::new(),
-            duplicate_positions: 0,
-            redelivered: row.get::<_, i64>(8)? as u64,
-            differing: row.get::<_, i64>(9)? as u64,
-            replaced: row.get::<_, i64>(10)? as u64,
-        };
-        rows.push(Row { id: row.get(0)?, source: row.get(1)?, kind, content });
-    }
-    Ok(rows)
+         FROM stream JOIN source ON source.id = stream.source WHERE stream.device = $1 ORDER BY epoch_counter, epoch, source.name, kind",
+        params![device.as_str()],
+        |row| {
+            let (kind, source): (String, String) = (row.get(2)?, row.get(4)?);
+            let content = StreamContent {
+                epoch: row.get(3)?,
+                stream: format!("{source}.{kind}"),
+                watermark: row.get(5)?,
+                ranges: wire::decode(&row.get::<_, Vec<u8>>(6)?)?,
+                records: row.get(7)?,
+                positions: Vec::new(),
+                degraded: Vec::new(),
+                retired: Vec::new(),
+                duplicate_positions: 0,
+                redelivered: row.get(8)?,
+                differing: row.get(9)?,
+                replaced: row.get(10)?,
+            };
+            Ok(Row { id: row.get(0)?, source: row.get(1)?, kind, content })
+        },
+    )
 }
 
-fn reading_positions(tx: &Transaction, stream: i64) -> anyhow::Result<Vec<u64>> {
-    let mut statement = tx.prepare("SELECT first_seq, clock, bytes FROM block WHERE stream = ?1 ORDER BY first_seq")?;
-    let mut rows = statement.query(params![stream])?;
+fn reading_positions(tx: &Tx, stream: i64) -> anyhow::Result<Vec<u64>> {
     let mut positions = Vec::new();
-    while let Some(row) = rows.next()? {
+    tx.each("SELECT first_seq, clock, bytes FROM block WHERE stream = $1 ORDER BY first_seq", params![stream], |row| {
         positions.extend(StoredBlock::read(row)?.block.unpack()?.iter().map(|reading| reading.position.0));
-    }
+        Ok(ControlFlow::Continue(()))
+    })?;
     Ok(positions)
 }
 
-fn frame_positions(tx: &Transaction, stream: i64) -> anyhow::Result<Vec<u64>> {
-    let mut statement = tx.prepare("SELECT position FROM frame WHERE stream = ?1 ORDER BY seq")?;
-    let rows = statement.query_map(params![stream], |row| Ok(row.get::<_, i64>(0)? as u64))?;
-    Ok(rows.collect::<Result<_, _>>()?)
+fn frame_positions(tx: &Tx, stream: i64) -> anyhow::Result<Vec<u64>> {
+    tx.rows("SELECT position FROM frame WHERE stream = $1 ORDER BY seq", params![stream], |row| row.get(0))
 }
 
 /// Sorted, disjoint, inclusive ranges.
@@ -132,22 +131,22 @@ fn merge(mut ranges: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
 }
 
 /// Newest first.
-pub fn reports(tx: &Transaction, device: &DeviceId, limit: u32) -> anyhow::Result<Vec<ReportRow>> {
-    let mut statement = tx.prepare(
+pub fn reports(tx: &Tx, device: &DeviceId, limit: u32) -> anyhow::Result<Vec<ReportRow>> {
+    tx.rows(
         "SELECT source.name, epoch, seq, wall, fact FROM report JOIN stream ON stream.id = report.stream JOIN source ON source.id = stream.source
-         WHERE stream.device = ?1 ORDER BY epoch_counter DESC, epoch, wall DESC, seq DESC LIMIT ?2",
-    )?;
-    let rows = statement.query_map(params![device.as_str(), limit], |row| {
-        let fact: String = row.get(4)?;
-        Ok(ReportRow {
-            source: row.get(0)?,
-            epoch: row.get(1)?,
-            seq: row.get::<_, i64>(2)? as u64,
-            wall_ms: row.get(3)?,
-            fact: serde_json::from_str(&fact).unwrap_or_default(),
-        })
-    })?;
-    Ok(rows.collect::<Result<_, _>>()?)
+         WHERE stream.device = $1 ORDER BY epoch_counter DESC, epoch, wall DESC, seq DESC LIMIT $2",
+        params![device.as_str(), limit],
+        |row| {
+            let fact: String = row.get(4)?;
+            Ok(ReportRow {
+                source: row.get(0)?,
+                epoch: row.get(1)?,
+                seq: row.get(2)?,
+                wall_ms: row.get(3)?,
+                fact: serde_json::from_str(&fact).unwrap_or_default(),
+            })
+        },
+    )
 }
 
 #[cfg(test)]

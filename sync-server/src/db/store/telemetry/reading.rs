@@ -1,24 +1,25 @@
-//! Readings out of their blocks: a range of time, and the newest.
+//! Readings out of their blocks, row by row in a range of time.
 //!
-//! Invariant: rows are in the order of time, and a cut answer says where to go on without skipping a row. Not here: downsampling.
+//! Invariant: rows are in the order of time, and a cut answer says where to go on without skipping a row. Not here: downsampling (`series`).
 
-use rusqlite::{Transaction, params};
-use wayside_common::{id::DeviceId, reading::Column};
+use std::ops::ControlFlow;
 
-use super::{degraded, record::StoredBlock, sources};
-use crate::db::telemetry::{LatestReading, LatestValue, Range, ReadingRow, Readings};
+use wayside_common::id::DeviceId;
 
-pub fn range(tx: &Transaction, device: &DeviceId, range: &Range) -> anyhow::Result<Readings> {
-    let mut answer = Readings { columns: Vec::new(), rows: Vec::new(), degraded: Vec::new(), complete: true, next_ms: None };
+use super::{coverage, degraded, record::StoredBlock, sources};
+use crate::db::{
+    sql::{Tx, params},
+    telemetry::{Range, ReadingRow, Readings},
+};
+
+pub fn range(tx: &Tx, device: &DeviceId, range: &Range) -> anyhow::Result<Readings> {
+    let mut answer = Readings::default();
     let Some((source, _)) = sources(tx, device, "readings", Some(range.source.as_str()))?.pop() else { return Ok(answer) };
     // Blocks of two epochs may overlap in time where the clock was set back.
-    let mut statement = tx.prepare(
-        "SELECT first_seq, clock, bytes, first_wall FROM block WHERE source = ?1 AND last_wall >= ?2 AND first_wall <= ?3
-         ORDER BY first_wall, id",
-    )?;
-    let mut blocks = statement.query(params![source, range.from, range.to])?;
+    let sql = "SELECT first_seq, clock, bytes, first_wall FROM block WHERE source = $1 AND last_wall >= $2 AND first_wall <= $3
+         ORDER BY first_wall, id";
     let limit = range.limit as usize;
-    while let Some(row) = blocks.next()? {
+    tx.each(sql, params![source, range.from, range.to], |row| {
         // No row that is still unread is older than this.
         let unread: i64 = row.get::<_, i64>(3)?.max(range.from);
         let block = StoredBlock::read(row)?;
@@ -26,20 +27,24 @@ pub fn range(tx: &Transaction, device: &DeviceId, range: &Range) -> anyhow::Resu
         let enough = answer.rows.len() > limit && answer.rows.iter().filter(|row| row.wall_ms < unread).count() > limit;
         if other_columns || enough {
             answer.next_ms = Some(unread);
-            break;
+            return Ok(ControlFlow::Break(()));
         }
         answer.columns.clone_from(&block.block.columns);
         answer.rows.extend(rows(&block, range)?);
-    }
+        Ok(ControlFlow::Continue(()))
+    })?;
     answer.rows.sort_by_key(|row| (row.wall_ms, row.position));
     let (stretches, more) = degraded::range(tx, source, range)?;
     answer.degraded = stretches;
     answer.next_ms = answer.next_ms.into_iter().chain(more).min();
     cut(&mut answer, limit);
+    let mut to = range.to;
     if let Some(next) = answer.next_ms {
         answer.degraded.iter_mut().for_each(|stretch| stretch.buckets.retain(|bucket| bucket.from_ms < next));
         answer.degraded.retain(|stretch| !stretch.buckets.is_empty());
+        to = next.saturating_sub(1);
     }
+    answer.coverage = coverage::of_readings(tx, device, source, range.source.as_str(), (range.from, to))?;
     Ok(answer)
 }
 
@@ -64,24 +69,4 @@ fn cut(answer: &mut Readings, limit: usize) {
         answer.rows.truncate(keep);
     }
     answer.complete = answer.next_ms.is_none();
-}
-
-/// The newest reading of each sensor.
-pub fn latest(tx: &Transaction, device: &DeviceId) -> anyhow::Result<Vec<LatestReading>> {
-    let mut statement =
-        tx.prepare("SELECT first_seq, clock, bytes FROM block WHERE source = ?1 ORDER BY first_wall DESC, id DESC LIMIT 1")?;
-    let mut latest = Vec::new();
-    for (source, name) in sources(tx, device, "readings", None)? {
-        let mut blocks = statement.query(params![source])?;
-        let Some(row) = blocks.next()? else { continue };
-        let block = StoredBlock::read(row)?;
-        let Some(reading) = block.block.unpack()?.pop() else { continue };
-        let values = block.block.columns.iter().zip(&reading.values).map(|(column, value)| value_of(column, *value)).collect();
-        latest.push(LatestReading { source: name, position: reading.position.0, wall_ms: block.wall(&reading).0, values });
-    }
-    Ok(latest)
-}
-
-fn value_of(column: &Column, raw: Option<i32>) -> LatestValue {
-    LatestValue { name: column.name.clone(), unit: column.unit.clone(), value: raw.map(|raw| column.value(raw)) }
 }

@@ -6,15 +6,15 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, ensure};
-use rusqlite::{OptionalExtension, Row, Transaction, params};
 use wayside_common::{
     fleet::{Generation, Intent, ModelRef, Outcome, Stage, TargetRef, UpdateReport, target_path},
     id::{DeviceId, Digest, SlotName},
     time::Wall,
 };
 
-use crate::db::registry::{
-    AssignedSlot, Assignment, AssignmentState, DeviceOutcome, ModelState, NewRelease, Release, ReleaseId, RolloutView,
+use crate::db::{
+    registry::{AssignedSlot, Assignment, AssignmentState, DeviceOutcome, ModelState, NewRelease, Release, ReleaseId, RolloutView},
+    sql::{Row, Tx, params},
 };
 
 const RELEASE: &str = "SELECT r.id, r.name, r.version, r.slot, r.intent, r.created, m.digest, m.length
@@ -23,66 +23,60 @@ const RELEASE: &str = "SELECT r.id, r.name, r.version, r.slot, r.intent, r.creat
 /// No device reports a longer reason; what is longer is cut.
 const REASON_MAX: usize = 1000;
 
-pub fn add(tx: &Transaction, release: &NewRelease) -> anyhow::Result<Release> {
+pub fn add(tx: &Tx, release: &NewRelease) -> anyhow::Result<Release> {
     let marked = tx.execute(
-        "UPDATE model_version SET state = ?1 WHERE name = ?2 AND version = ?3 AND digest = ?4",
+        "UPDATE model_version SET state = $1 WHERE name = $2 AND version = $3 AND digest = $4",
         params![ModelState::Released.as_str(), release.model.name.as_str(), release.model.version, release.model.digest.0],
     )?;
     ensure!(marked == 1, "{} is not registered with this digest", release.model);
-    tx.execute(
-        "INSERT INTO release (name, version, slot, intent, created) VALUES (?1, ?2, ?3, ?4, ?5)",
+    let id: i64 = tx.one(
+        "INSERT INTO release (name, version, slot, intent, created) VALUES ($1, $2, $3, $4, $5) RETURNING id",
         params![release.model.name.as_str(), release.model.version, release.slot.as_str(), intent_text(release.intent), release.created.0],
+        |row| row.get(0),
     )?;
-    let id = tx.last_insert_rowid();
-    tx.query_row(&format!("{RELEASE} WHERE r.id = ?1"), [id], |row| Ok(from_row(row)))?
+    tx.one(&format!("{RELEASE} WHERE r.id = $1"), params![id], from_row)
 }
 
-pub fn all(tx: &Transaction) -> anyhow::Result<Vec<Release>> {
+pub fn all(tx: &Tx) -> anyhow::Result<Vec<Release>> {
     collect(tx, &format!("{RELEASE} ORDER BY r.id DESC"))
 }
 
-pub fn outcomes(tx: &Transaction) -> anyhow::Result<Vec<DeviceOutcome>> {
-    let mut statement = tx.prepare(
-        "SELECT release, device, generation, state, stage, reason, updated FROM assignment_slot ORDER BY release, device, generation",
-    )?;
-    let mut rows = statement.query([])?;
-    let mut outcomes = Vec::new();
-    while let Some(row) = rows.next()? {
-        outcomes.push(DeviceOutcome {
+pub fn outcomes(tx: &Tx) -> anyhow::Result<Vec<DeviceOutcome>> {
+    let sql = "SELECT release, device, generation, state, stage, reason, updated FROM assignment_slot ORDER BY release, device, generation";
+    tx.rows(sql, params![], |row| {
+        Ok(DeviceOutcome {
             release: ReleaseId(row.get("release")?),
             device: row.get::<_, String>("device")?.parse().context("a stored device id")?,
             generation: Generation(row.get::<_, i64>("generation")?.unsigned_abs()),
             slot: slot(row)?,
-        });
-    }
-    Ok(outcomes)
+        })
+    })
 }
 
-pub fn view(tx: &Transaction, device: &DeviceId) -> anyhow::Result<RolloutView> {
+pub fn view(tx: &Tx, device: &DeviceId) -> anyhow::Result<RolloutView> {
     let newest = collect(tx, &format!("{RELEASE} WHERE r.id IN (SELECT MAX(id) FROM release GROUP BY slot) ORDER BY r.slot"))?;
-    let mut statement = tx.prepare("SELECT DISTINCT release FROM assignment_slot WHERE device = ?1 AND state = ?2 ORDER BY release")?;
-    let refused = statement
-        .query_map(params![device.as_str(), AssignmentState::Refused.as_str()], |row| row.get(0).map(ReleaseId))?
-        .collect::<Result<_, _>>()?;
+    let sql = "SELECT DISTINCT release FROM assignment_slot WHERE device = $1 AND state = $2 ORDER BY release";
+    let refused = tx.rows(sql, params![device.as_str(), AssignmentState::Refused.as_str()], |row| row.get(0).map(ReleaseId))?;
     Ok(RolloutView { newest, last: last(tx, device)?, refused })
 }
 
-pub fn assign(tx: &Transaction, assignment: &Assignment) -> anyhow::Result<()> {
+pub fn assign(tx: &Tx, assignment: &Assignment) -> anyhow::Result<()> {
     let (device, generation) = (assignment.device.as_str(), i64::try_from(assignment.generation.0)?);
-    let highest: Option<i64> = tx.query_row("SELECT MAX(generation) FROM assignment WHERE device = ?1", [device], |row| row.get(0))?;
+    let sql = "SELECT MAX(generation) FROM assignment WHERE device = $1";
+    let highest: Option<i64> = tx.one(sql, params![device], |row| row.get(0))?;
     ensure!(highest.is_none_or(|highest| generation > highest), "generation {generation} of {device} was signed before");
     tx.execute(
-        "UPDATE assignment_slot SET state = ?1 WHERE device = ?2 AND state IN (?3, ?4)",
+        "UPDATE assignment_slot SET state = $1 WHERE device = $2 AND state IN ($3, $4)",
         params![AssignmentState::Superseded.as_str(), device, AssignmentState::Assigned.as_str(), AssignmentState::InProgress.as_str()],
     )?;
     tx.execute(
-        "INSERT INTO assignment (device, generation, expires, desired) VALUES (?1, ?2, ?3, ?4)",
+        "INSERT INTO assignment (device, generation, expires, desired) VALUES ($1, $2, $3, $4)",
         params![device, generation, assignment.expires.0, assignment.desired],
     )?;
     for (name, slot) in &assignment.slots {
         tx.execute(
             "INSERT INTO assignment_slot (device, generation, slot, release, state, stage, reason, updated)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
             params![
                 device,
                 generation,
@@ -98,7 +92,7 @@ pub fn assign(tx: &Transaction, assignment: &Assignment) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub fn note_report(tx: &Transaction, device: &DeviceId, report: &UpdateReport, at: Wall) -> anyhow::Result<bool> {
+pub fn note_report(tx: &Tx, device: &DeviceId, report: &UpdateReport, at: Wall) -> anyhow::Result<bool> {
     let (state, stage, reason) = match &report.outcome {
         Outcome::Progress(stage) => (AssignmentState::InProgress, Some(*stage), None),
         Outcome::Active => (AssignmentState::Active, None, None),
@@ -107,16 +101,14 @@ pub fn note_report(tx: &Transaction, device: &DeviceId, report: &UpdateReport, a
         }
     };
     let generation = i64::try_from(report.generation.0).unwrap_or(i64::MAX);
-    let mut statement =
-        tx.prepare("SELECT slot, state FROM assignment_slot WHERE device = ?1 AND generation = ?2 AND (?3 IS NULL OR slot = ?3)")?;
-    let slots: Vec<(String, String)> = statement
-        .query_map(params![device.as_str(), generation, report.slot.as_ref().map(SlotName::as_str)], |row| Ok((row.get(0)?, row.get(1)?)))?
-        .collect::<Result<_, _>>()?;
+    let sql = "SELECT slot, state FROM assignment_slot WHERE device = $1 AND generation = $2 AND (CAST($3 AS TEXT) IS NULL OR slot = $3)";
+    let named = report.slot.as_ref().map(SlotName::as_str);
+    let slots: Vec<(String, String)> = tx.rows(sql, params![device.as_str(), generation, named], |row| Ok((row.get(0)?, row.get(1)?)))?;
     let mut changed = false;
     for (slot, from) in slots.iter().filter(|(_, from)| may_follow(from, state)) {
         tracing::debug!(%device, slot, from, to = state.as_str(), "an assignment moves on");
         tx.execute(
-            "UPDATE assignment_slot SET state = ?1, stage = ?2, reason = ?3, updated = ?4 WHERE device = ?5 AND generation = ?6 AND slot = ?7",
+            "UPDATE assignment_slot SET state = $1, stage = $2, reason = $3, updated = $4 WHERE device = $5 AND generation = $6 AND slot = $7",
             params![state.as_str(), stage.map(Stage::as_str), reason, at.0, device.as_str(), generation, slot],
         )?;
         changed = true;
@@ -135,22 +127,17 @@ fn may_follow(from: &str, to: AssignmentState) -> bool {
     }
 }
 
-fn last(tx: &Transaction, device: &DeviceId) -> anyhow::Result<Option<Assignment>> {
-    let found = tx
-        .query_row(
-            "SELECT generation, expires, desired FROM assignment WHERE device = ?1 ORDER BY generation DESC LIMIT 1",
-            [device.as_str()],
-            |row| Ok((row.get::<_, i64>(0)?, row.get(1)?, row.get(2)?)),
-        )
-        .optional()?;
+fn last(tx: &Tx, device: &DeviceId) -> anyhow::Result<Option<Assignment>> {
+    let sql = "SELECT generation, expires, desired FROM assignment WHERE device = $1 ORDER BY generation DESC LIMIT 1";
+    let found = tx.first(sql, params![device.as_str()], |row| Ok((row.get::<_, i64>(0)?, row.get(1)?, row.get(2)?)))?;
     let Some((generation, expires, desired)) = found else { return Ok(None) };
-    let mut statement =
-        tx.prepare("SELECT slot, release, state, stage, reason, updated FROM assignment_slot WHERE device = ?1 AND generation = ?2")?;
-    let mut rows = statement.query(params![device.as_str(), generation])?;
-    let mut slots = BTreeMap::new();
-    while let Some(row) = rows.next()? {
-        slots.insert(row.get::<_, String>("slot")?.parse().context("a stored slot name")?, slot(row)?);
-    }
+    let sql = "SELECT slot, release, state, stage, reason, updated FROM assignment_slot WHERE device = $1 AND generation = $2";
+    let slots: BTreeMap<SlotName, AssignedSlot> = tx
+        .rows(sql, params![device.as_str(), generation], |row| {
+            Ok((row.get::<_, String>("slot")?.parse().context("a stored slot name")?, slot(row)?))
+        })?
+        .into_iter()
+        .collect();
     let generation = Generation(generation.unsigned_abs());
     Ok(Some(Assignment { device: device.clone(), generation, expires: Wall(expires), desired, slots }))
 }
@@ -179,14 +166,8 @@ const STAGES: [Stage; 9] = [
     Stage::Reverting,
 ];
 
-fn collect(tx: &Transaction, sql: &str) -> anyhow::Result<Vec<Release>> {
-    let mut statement = tx.prepare(sql)?;
-    let mut rows = statement.query([])?;
-    let mut releases = Vec::new();
-    while let Some(row) = rows.next()? {
-        releases.push(from_row(row)?);
-    }
-    Ok(releases)
+fn collect(tx: &Tx, sql: &str) -> anyhow::Result<Vec<Release>> {
+    tx.rows(sql, params![], from_row)
 }
 
 fn from_row(row: &Row) -> anyhow::Result<Release> {

@@ -1,4 +1,4 @@
-//! The control plane in SQLite: the tables, and which file does what with them.
+//! The control plane in SQL: the tables, and which file does what with them.
 //!
 //! Invariant: a model version's row is inserted once and changes its state alone; `assignment` keeps every generation that was ever signed.
 //! Not here: telemetry's tables, decisions (`rollout::plan`).
@@ -20,7 +20,7 @@ use crate::db::{
         Assignment, DeviceOutcome, ModelVersion, NewRelease, Registered, Registry, Release, RetrainRun, RolloutView, RunEnd, RunId,
         TrustDocument,
     },
-    sqlite::Sqlite,
+    sql::Engine,
 };
 
 pub const SCHEMA_2: &str = "
@@ -64,7 +64,7 @@ CREATE TABLE retrain_run (
 ";
 
 #[async_trait]
-impl Registry for Sqlite {
+impl<E: Engine> Registry for E {
     async fn register_model(&self, version: ModelVersion) -> anyhow::Result<Registered> {
         self.write(move |tx| model::register(tx, &version)).await
     }

@@ -4,7 +4,6 @@
 
 use anyhow::Context;
 use async_trait::async_trait;
-use rusqlite::{OptionalExtension, Transaction, params};
 use wayside_common::{
     id::{DeviceClass, DeviceId, Digest},
     time::Wall,
@@ -12,10 +11,10 @@ use wayside_common::{
 
 use crate::db::{
     identity::{Certificate, Granting, Identity, Token},
-    sqlite::Sqlite,
+    sql::{Engine, Tx, params},
 };
 
-pub const SCHEMA: &str = "
+pub const SCHEMA_6: &str = "
 CREATE TABLE enrolment_token (
     digest BLOB PRIMARY KEY, device TEXT NOT NULL, class TEXT NOT NULL,
     created INTEGER NOT NULL, expires INTEGER NOT NULL, used INTEGER
@@ -30,11 +29,11 @@ CREATE INDEX certificate_device ON certificate (device);
 ";
 
 #[async_trait]
-impl Identity for Sqlite {
+impl<E: Engine> Identity for E {
     async fn keep_token(&self, token: Token, now: Wall) -> anyhow::Result<()> {
         self.write(move |tx| {
             let row = params![token.digest.0, token.device.as_str(), token.class.as_str(), now.0, token.expires.0];
-            tx.execute("INSERT INTO enrolment_token (digest, device, class, created, expires) VALUES (?1, ?2, ?3, ?4, ?5)", row)?;
+            tx.execute("INSERT INTO enrolment_token (digest, device, class, created, expires) VALUES ($1, $2, $3, $4, $5)", row)?;
             Ok(())
         })
         .await
@@ -42,9 +41,8 @@ impl Identity for Sqlite {
 
     async fn token(&self, digest: Digest) -> anyhow::Result<Option<Token>> {
         self.read(move |tx| {
-            let sql = "SELECT device, class, expires FROM enrolment_token WHERE digest = ?1";
-            let found: Option<(String, String, i64)> =
-                tx.query_row(sql, [digest.0], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
+            let sql = "SELECT device, class, expires FROM enrolment_token WHERE digest = $1";
+            let found: Option<(String, String, i64)> = tx.first(sql, params![digest.0], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
             let Some((device, class, expires)) = found else { return Ok(None) };
             Ok(Some(Token { digest, device: device.parse()?, class: class.parse()?, expires: Wall(expires) }))
         })
@@ -58,8 +56,7 @@ impl Identity for Sqlite {
     async fn class_of(&self, serial: &str) -> anyhow::Result<Option<DeviceClass>> {
         let serial = serial.to_owned();
         self.read(move |tx| {
-            let found: Option<String> =
-                tx.query_row("SELECT class FROM certificate WHERE serial = ?1", [serial], |row| row.get(0)).optional()?;
+            let found: Option<String> = tx.first("SELECT class FROM certificate WHERE serial = $1", params![serial], |row| row.get(0))?;
             found.map(|class| class.parse().context("a stored class")).transpose()
         })
         .await
@@ -68,12 +65,12 @@ impl Identity for Sqlite {
     async fn renew(&self, serial: &str, certificate: Certificate) -> anyhow::Result<Granting> {
         let serial = serial.to_owned();
         self.write(move |tx| {
-            let sql = "SELECT revoked IS NOT NULL FROM certificate WHERE serial = ?1 AND device = ?2";
-            let revoked: Option<bool> = tx.query_row(sql, params![serial, certificate.device.as_str()], |row| row.get(0)).optional()?;
+            let sql = "SELECT revoked FROM certificate WHERE serial = $1 AND device = $2";
+            let revoked: Option<Option<i64>> = tx.first(sql, params![serial, certificate.device.as_str()], |row| row.get(0))?;
             match revoked {
                 None => Ok(Granting::Unknown),
-                Some(true) => Ok(Granting::Barred),
-                Some(false) => {
+                Some(Some(_)) => Ok(Granting::Barred),
+                Some(None) => {
                     note(tx, &certificate)?;
                     Ok(Granting::Done)
                 }
@@ -85,49 +82,46 @@ impl Identity for Sqlite {
     async fn revoke(&self, device: &DeviceId, now: Wall) -> anyhow::Result<Vec<String>> {
         let device = device.clone();
         self.write(move |tx| {
-            tx.execute("UPDATE enrolment_token SET used = ?1 WHERE device = ?2 AND used IS NULL", params![now.0, device.as_str()])?;
-            tx.execute("UPDATE certificate SET revoked = ?1 WHERE device = ?2 AND revoked IS NULL", params![now.0, device.as_str()])?;
-            let mut statement = tx.prepare("SELECT serial FROM certificate WHERE device = ?1 ORDER BY serial")?;
-            let serials = statement.query_map([device.as_str()], |row| row.get(0))?;
-            Ok(serials.collect::<Result<_, _>>()?)
+            tx.execute("UPDATE enrolment_token SET used = $1 WHERE device = $2 AND used IS NULL", params![now.0, device.as_str()])?;
+            tx.execute("UPDATE certificate SET revoked = $1 WHERE device = $2 AND revoked IS NULL", params![now.0, device.as_str()])?;
+            tx.rows("SELECT serial FROM certificate WHERE device = $1 ORDER BY serial", params![device.as_str()], |row| row.get(0))
         })
         .await
     }
 
     async fn revoked(&self) -> anyhow::Result<Vec<(String, Wall)>> {
         self.read(|tx| {
-            let mut statement = tx.prepare("SELECT serial, revoked FROM certificate WHERE revoked IS NOT NULL ORDER BY serial")?;
-            let rows = statement.query_map([], |row| Ok((row.get(0)?, Wall(row.get(1)?))))?;
-            Ok(rows.collect::<Result<_, _>>()?)
+            let sql = "SELECT serial, revoked FROM certificate WHERE revoked IS NOT NULL ORDER BY serial";
+            tx.rows(sql, params![], |row| Ok((row.get(0)?, Wall(row.get(1)?))))
         })
         .await
     }
 
     async fn has_issued(&self) -> anyhow::Result<bool> {
-        self.read(|tx| Ok(tx.query_row("SELECT EXISTS (SELECT 1 FROM certificate)", [], |row| row.get(0))?)).await
+        self.read(|tx| Ok(tx.first("SELECT serial FROM certificate LIMIT 1", params![], |_| Ok(()))?.is_some())).await
     }
 }
 
-fn redeem(tx: &Transaction, token: Digest, certificate: &Certificate) -> anyhow::Result<Granting> {
-    let sql = "SELECT used IS NOT NULL, expires FROM enrolment_token WHERE digest = ?1 AND device = ?2 AND class = ?3";
+fn redeem(tx: &Tx, token: Digest, certificate: &Certificate) -> anyhow::Result<Granting> {
+    let sql = "SELECT used, expires FROM enrolment_token WHERE digest = $1 AND device = $2 AND class = $3";
     let key = params![token.0, certificate.device.as_str(), certificate.class.as_str()];
-    let found: Option<(bool, i64)> = tx.query_row(sql, key, |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    let found: Option<(Option<i64>, i64)> = tx.first(sql, key, |row| Ok((row.get(0)?, row.get(1)?)))?;
     match found {
         None => Ok(Granting::Unknown),
-        Some((true, _)) => Ok(Granting::Barred),
-        Some((false, expires)) if expires < certificate.issued.0 => Ok(Granting::Expired),
-        Some((false, _)) => {
-            tx.execute("UPDATE enrolment_token SET used = ?1 WHERE digest = ?2", params![certificate.issued.0, token.0])?;
+        Some((Some(_), _)) => Ok(Granting::Barred),
+        Some((None, expires)) if expires < certificate.issued.0 => Ok(Granting::Expired),
+        Some((None, _)) => {
+            tx.execute("UPDATE enrolment_token SET used = $1 WHERE digest = $2", params![certificate.issued.0, token.0])?;
             note(tx, certificate)?;
             Ok(Granting::Done)
         }
     }
 }
 
-fn note(tx: &Transaction, certificate: &Certificate) -> anyhow::Result<()> {
+fn note(tx: &Tx, certificate: &Certificate) -> anyhow::Result<()> {
     let Certificate { serial, device, class, issued, expires } = certificate;
     tx.execute(
-        "INSERT INTO certificate (serial, device, class, issued, expires) VALUES (?1, ?2, ?3, ?4, ?5)",
+        "INSERT INTO certificate (serial, device, class, issued, expires) VALUES ($1, $2, $3, $4, $5)",
         params![serial, device.as_str(), class.as_str(), issued.0, expires.0],
     )?;
     Ok(())
@@ -136,7 +130,7 @@ fn note(tx: &Transaction, certificate: &Certificate) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{fixture, scratch::Scratch};
+    use crate::{db::sqlite::Sqlite, fixture, scratch::Scratch};
 
     fn certificate(serial: &str, device: &str, issued: i64) -> Certificate {
         let class = "camera".parse().unwrap();

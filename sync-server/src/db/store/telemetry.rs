@@ -1,33 +1,37 @@
-//! Telemetry in SQLite: the tables, and which file does what with them.
+//! Telemetry in SQL: the tables, and which file does what with them.
 //!
 //! Invariant: records are inserted and never updated; blocks are stored as they came. Not here: the control plane's tables.
 
 mod answer;
 mod commit;
 mod content;
+mod coverage;
 mod degraded;
 mod device;
+mod latest;
 mod ledger;
 mod reading;
 mod record;
+mod retention;
+mod rollup;
 mod sample;
+mod series;
 mod sketch;
 
 use anyhow::Context;
 use async_trait::async_trait;
-use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use wayside_common::{
     fleet::{Hello, SlotStatus},
-    id::{DeviceId, SlotName},
+    id::{DeviceId, Digest, NameError, SlotName},
     time::Wall,
     wire::Thumbnail,
 };
 
 use crate::db::{
-    sqlite::Sqlite,
+    sql::{Engine, Tx, params},
     telemetry::{
         After, Arrival, Device, FrameRow, GapEntry, HelloReceipt, Latest, Page, PictureReceipt, PredictionRow, Range, Readings, Receipt,
-        ReportRow, SampleContent, SampleFilter, SampleRow, SketchSum, StreamContent, Telemetry,
+        ReportRow, Retire, Retired, SampleContent, SampleFilter, SampleRow, Series, SketchSum, StreamContent, Telemetry,
     },
 };
 
@@ -110,7 +114,7 @@ CREATE INDEX prediction_wall ON prediction (source, slot, wall);
 
 CREATE TABLE sketch (
     stream INTEGER NOT NULL REFERENCES stream, seq INTEGER NOT NULL,
-    source INTEGER NOT NULL, slot TEXT NOT NULL, model BLOB NOT NULL, feature TEXT NOT NULL, window INTEGER NOT NULL,
+    source INTEGER NOT NULL, slot TEXT NOT NULL, model BLOB NOT NULL, feature TEXT NOT NULL, \"window\" INTEGER NOT NULL,
     wall INTEGER NOT NULL, counts BLOB NOT NULL, content BLOB NOT NULL,
     PRIMARY KEY (stream, seq)
 ) STRICT, WITHOUT ROWID;
@@ -174,52 +178,70 @@ CREATE INDEX degraded_wall ON degraded (source, first_wall, last_wall);
 ALTER TABLE stream ADD COLUMN replaced INTEGER NOT NULL DEFAULT 0;
 ";
 
+/// What outlives readings, and what is kept so that nobody searches for it. `minute` counts from 1970; `retired` says which positions
+/// are left in rollups alone.
+pub const SCHEMA_5: &str = "
+CREATE TABLE rollup (
+    source INTEGER NOT NULL REFERENCES source, minute INTEGER NOT NULL, bytes BLOB NOT NULL,
+    PRIMARY KEY (source, minute)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE latest (
+    source INTEGER NOT NULL REFERENCES source, kind TEXT NOT NULL, slot TEXT NOT NULL,
+    counter INTEGER NOT NULL, stream INTEGER NOT NULL REFERENCES stream, seq INTEGER NOT NULL, wall INTEGER NOT NULL, bytes BLOB,
+    PRIMARY KEY (source, kind, slot)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE retired (
+    id INTEGER PRIMARY KEY,
+    stream INTEGER NOT NULL REFERENCES stream, source INTEGER NOT NULL, first_seq INTEGER NOT NULL, end_seq INTEGER NOT NULL,
+    first_position INTEGER NOT NULL, last_position INTEGER NOT NULL, first_wall INTEGER NOT NULL, last_wall INTEGER NOT NULL
+) STRICT;
+CREATE INDEX retired_stream ON retired (stream, end_seq);
+CREATE INDEX retired_wall ON retired (source, first_wall, last_wall);
+";
+
 /// Reads the store's incarnation, making it at the first start.
-pub fn incarnation(connection: &mut Connection) -> anyhow::Result<u64> {
-    let known = connection.query_row("SELECT incarnation FROM server", [], |row| row.get::<_, i64>(0)).optional()?;
+pub fn incarnation(tx: &Tx) -> anyhow::Result<u64> {
+    let known: Option<i64> = tx.first("SELECT incarnation FROM server", params![], |row| row.get(0))?;
     if let Some(known) = known {
         return Ok(known as u64);
     }
     let made = getrandom::u64().map_err(|e| anyhow::anyhow!("no random number: {e}"))?;
-    connection.execute("INSERT INTO server (one, incarnation) VALUES (1, ?1)", params![made as i64])?;
+    tx.execute("INSERT INTO server (one, incarnation) VALUES (1, $1)", params![made as i64])?;
     Ok(made)
 }
 
-/// SQLite's integers are signed.
+/// The stores' integers are signed.
 fn int(number: u64) -> anyhow::Result<i64> {
     i64::try_from(number).context("a number is too large for the store")
 }
 
-fn digest(bytes: Vec<u8>) -> rusqlite::Result<wayside_common::id::Digest> {
-    bytes.try_into().map(wayside_common::id::Digest).map_err(|bytes: Vec<u8>| {
-        let text = format!("a digest of {} bytes in the store", bytes.len());
-        rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Blob, text.into())
-    })
+fn digest(bytes: Vec<u8>) -> anyhow::Result<Digest> {
+    let digest = bytes.try_into().map_err(|bytes: Vec<u8>| anyhow::anyhow!("a digest of {} bytes in the store", bytes.len()))?;
+    Ok(Digest(digest))
 }
 
 /// Reads back a name that was checked when it was stored.
-fn name<T: std::str::FromStr<Err = wayside_common::id::NameError>>(text: String) -> rusqlite::Result<T> {
-    text.parse().map_err(|e| rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(e)))
+fn name<T: std::str::FromStr<Err = NameError>>(text: String) -> anyhow::Result<T> {
+    text.parse().context("a name in the store")
 }
 
 /// The sources of a device that have a stream of this kind, or the one named.
-fn sources(tx: &Transaction, device: &DeviceId, kind: &str, only: Option<&str>) -> anyhow::Result<Vec<(i64, String)>> {
-    let mut statement = tx.prepare(
-        "SELECT id, name FROM source WHERE device = ?1 AND (?3 IS NULL OR name = ?3)
-         AND EXISTS (SELECT 1 FROM stream WHERE stream.source = source.id AND stream.kind = ?2) ORDER BY name",
-    )?;
-    let rows = statement.query_map(params![device.as_str(), kind, only], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    Ok(rows.collect::<Result<_, _>>()?)
+fn sources(tx: &Tx, device: &DeviceId, kind: &str, only: Option<&str>) -> anyhow::Result<Vec<(i64, String)>> {
+    let sql = "SELECT id, name FROM source WHERE device = $1 AND (CAST($2 AS TEXT) IS NULL OR name = $2)
+         AND EXISTS (SELECT 1 FROM stream WHERE stream.source = source.id AND stream.kind = $3) ORDER BY name";
+    tx.rows(sql, params![device.as_str(), only, kind], |row| Ok((row.get(0)?, row.get(1)?)))
 }
 
 #[async_trait]
-impl Telemetry for Sqlite {
+impl<E: Engine> Telemetry for E {
     fn incarnation(&self) -> u64 {
-        self.incarnation
+        Engine::incarnation(self)
     }
 
     async fn commit(&self, arrivals: Vec<Arrival>) -> anyhow::Result<Vec<Receipt>> {
-        let incarnation = self.incarnation;
+        let incarnation = Engine::incarnation(self);
         self.write(move |tx| commit::group(tx, incarnation, &arrivals)).await
     }
 
@@ -234,7 +256,7 @@ impl Telemetry for Sqlite {
     }
 
     async fn nobody_is_online(&self) -> anyhow::Result<()> {
-        self.write(|tx| Ok(tx.execute("UPDATE device SET online = 0", []).map(drop)?)).await
+        self.write(|tx| Ok(tx.execute("UPDATE device SET online = 0", params![]).map(drop)?)).await
     }
 
     async fn set_slots(&self, device: &DeviceId, slots: &[SlotStatus], now: Wall) -> anyhow::Result<()> {
@@ -248,7 +270,7 @@ impl Telemetry for Sqlite {
 
     async fn set_storage_fault(&self, device: &DeviceId) -> anyhow::Result<()> {
         let id = device.clone();
-        self.write(move |tx| Ok(tx.execute("UPDATE device SET storage_fault = 1 WHERE id = ?1", params![id.as_str()]).map(drop)?)).await
+        self.write(move |tx| Ok(tx.execute("UPDATE device SET storage_fault = 1 WHERE id = $1", params![id.as_str()]).map(drop)?)).await
     }
 
     async fn keep_thumbnail(&self, device: &DeviceId, thumbnail: &Thumbnail, now: Wall) -> anyhow::Result<PictureReceipt> {
@@ -290,11 +312,20 @@ impl Telemetry for Sqlite {
         self.read(move |tx| reading::range(tx, &id, &range)).await
     }
 
+    async fn series(&self, device: &DeviceId, range: Range) -> anyhow::Result<Series> {
+        let id = device.clone();
+        self.read(move |tx| series::series(tx, &id, &range)).await
+    }
+
+    async fn retire(&self, limits: Retire) -> anyhow::Result<Retired> {
+        self.write(move |tx| retention::retire(tx, &limits)).await
+    }
+
     async fn latest(&self, device: &DeviceId) -> anyhow::Result<Latest> {
         let id = device.clone();
         self.read(move |tx| {
             Ok(Latest {
-                readings: reading::latest(tx, &id)?,
+                readings: latest::readings(tx, &id)?,
                 frames: answer::latest_frames(tx, &id)?,
                 predictions: answer::latest_predictions(tx, &id)?,
                 thumbnails: device::thumbnails(tx, &id)?,

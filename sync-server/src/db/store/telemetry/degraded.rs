@@ -3,8 +3,9 @@
 //! Invariant: a seq is stored in one fidelity. The better one takes the place of a stretch that it covers as a whole; what is stored is
 //! never cut into parts. Not here: which seqs are committed (`common::sync::receiver`).
 
+use std::ops::ControlFlow;
+
 use anyhow::Context;
-use rusqlite::{Transaction, params};
 use wayside_common::{
     degraded::{Bucket, Degraded},
     record::{Batch, Body},
@@ -12,9 +13,16 @@ use wayside_common::{
     wire,
 };
 
-use super::{commit::Place, int};
+use super::{
+    commit::{Fresh, Place},
+    int,
+    rollup::Minutes,
+};
 use crate::{
-    db::telemetry::{Arrival, BucketRow, DegradedStretch, Range},
+    db::{
+        sql::{Row, Tx, params},
+        telemetry::{Arrival, BucketRow, DegradedStretch, Range},
+    },
     ingest::wall_of,
 };
 
@@ -31,12 +39,12 @@ struct Stored {
 
 impl Stored {
     /// From the columns `id, first_seq, end_seq, base_seq, clock, bytes`.
-    fn read(row: &rusqlite::Row) -> anyhow::Result<Self> {
+    fn read(row: &Row) -> anyhow::Result<Self> {
         let (clock, bytes): (Vec<u8>, Vec<u8>) = (row.get(4)?, row.get(5)?);
         Ok(Self {
             id: row.get(0)?,
-            seqs: (row.get::<_, i64>(1)? as u64, row.get::<_, i64>(2)? as u64),
-            base: row.get::<_, i64>(3)? as u64,
+            seqs: (row.get(1)?, row.get(2)?),
+            base: row.get(3)?,
             clock: wire::decode(&clock).context("the clock of stored degraded readings")?,
             remains: wire::decode(&bytes).context("stored degraded readings")?,
         })
@@ -56,21 +64,17 @@ impl Stored {
     }
 }
 
-fn overlapping(tx: &Transaction, place: &Place, batch: &Batch) -> anyhow::Result<Vec<Stored>> {
-    let mut statement = tx.prepare(
-        "SELECT id, first_seq, end_seq, base_seq, clock, bytes FROM degraded WHERE stream = ?1 AND first_seq < ?3 AND end_seq > ?2
+fn overlapping(tx: &Tx, place: &Place, batch: &Batch) -> anyhow::Result<Vec<Stored>> {
+    tx.rows(
+        "SELECT id, first_seq, end_seq, base_seq, clock, bytes FROM degraded WHERE stream = $1 AND first_seq < $2 AND end_seq > $3
          ORDER BY first_seq",
-    )?;
-    let mut rows = statement.query(params![place.stream, int(batch.first_seq)?, int(batch.end_seq())?])?;
-    let mut found = Vec::new();
-    while let Some(row) = rows.next()? {
-        found.push(Stored::read(row)?);
-    }
-    Ok(found)
+        params![place.stream, int(batch.end_seq())?, int(batch.first_seq)?],
+        Stored::read,
+    )
 }
 
 /// Removes what the batch holds in higher fidelity; gives the seqs, which are now to be stored again.
-pub fn give_way(tx: &Transaction, place: &Place, batch: &Batch) -> anyhow::Result<Vec<(u64, u64)>> {
+pub fn give_way(tx: &Tx, place: &Place, batch: &Batch) -> anyhow::Result<Vec<(u64, u64)>> {
     if !matches!(batch.body, Body::Readings(_) | Body::Degraded(_)) {
         return Ok(Vec::new());
     }
@@ -80,8 +84,8 @@ pub fn give_way(tx: &Transaction, place: &Place, batch: &Batch) -> anyhow::Resul
         if stored.remains.fidelity() >= batch.body.fidelity() || first < batch.first_seq || end > batch.end_seq() {
             continue;
         }
-        tx.execute("DELETE FROM degraded WHERE id = ?1", params![stored.id])?;
-        let sql = "DELETE FROM batch WHERE stream = ?1 AND first_seq >= ?2 AND end_seq <= ?3";
+        tx.execute("DELETE FROM degraded WHERE id = $1", params![stored.id])?;
+        let sql = "DELETE FROM batch WHERE stream = $1 AND first_seq >= $2 AND end_seq <= $3";
         tx.execute(sql, params![place.stream, int(first)?, int(end)?])?;
         seqs.push(stored.seqs);
     }
@@ -89,20 +93,28 @@ pub fn give_way(tx: &Transaction, place: &Place, batch: &Batch) -> anyhow::Resul
 }
 
 /// One row per run of fresh seqs; gives how many these are.
-pub fn insert(tx: &Transaction, place: &Place, arrival: &Arrival, remains: &Degraded, fresh: &dyn Fn(u64) -> bool) -> anyhow::Result<u64> {
+pub fn insert(tx: &Tx, place: &Place, arrival: &Arrival, remains: &Degraded, fresh: &Fresh) -> anyhow::Result<u64> {
     let batch = &arrival.batch;
-    let numbered: Vec<(u64, Mono)> = (batch.first_seq..).zip(monos(remains)?).filter(|(seq, _)| fresh(*seq)).collect();
-    let mut statement = tx.prepare(
-        "INSERT INTO degraded (stream, first_seq, end_seq, base_seq, source, first_wall, last_wall, clock, bytes)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-    )?;
+    let numbered: Vec<(u64, Mono)> = (batch.first_seq..).zip(monos(remains)?).filter(|(seq, _)| fresh.is(*seq)).collect();
+    let sql = "INSERT INTO degraded (stream, first_seq, end_seq, base_seq, source, first_wall, last_wall, clock, bytes)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
     for run in numbered.chunk_by(|(a, _), (b, _)| a + 1 == *b) {
         let walls = || run.iter().map(|(_, mono)| wall_of(&batch.clock, *mono).0);
         let span = (walls().min().unwrap_or_default(), walls().max().unwrap_or_default());
         let (first_seq, end_seq) = (int(run[0].0)?, int(run[run.len() - 1].0 + 1)?);
         let (clock, bytes) = (wire::encode(&batch.clock), wire::encode(remains));
-        statement.execute(params![place.stream, first_seq, end_seq, int(batch.first_seq)?, place.source, span.0, span.1, clock, bytes])?;
+        let base = int(batch.first_seq)?;
+        tx.execute(sql, params![place.stream, first_seq, end_seq, base, place.source, span.0, span.1, clock, bytes])?;
     }
+    let mut minutes = Minutes::default();
+    let mut begin = batch.first_seq;
+    for bucket in remains.buckets()? {
+        if fresh.counts(begin) {
+            minutes.bucket(wall_of(&batch.clock, bucket.monos.0).0, remains.columns(), &bucket);
+        }
+        begin += u64::from(bucket.len);
+    }
+    minutes.store(tx, place.source)?;
     Ok(numbered.len() as u64)
 }
 
@@ -118,59 +130,53 @@ pub fn monos(remains: &Degraded) -> anyhow::Result<Vec<Mono>> {
 
 /// How many of the records that are not fresh are the same as stored, and how many differ: those that another batch left in this
 /// same fidelity. What is stored in a higher one says more than they do.
-pub fn compare(
-    tx: &Transaction,
-    place: &Place,
-    batch: &Batch,
-    remains: &Degraded,
-    fresh: &dyn Fn(u64) -> bool,
-) -> anyhow::Result<(u64, u64)> {
+pub fn compare(tx: &Tx, place: &Place, batch: &Batch, remains: &Degraded, fresh: &Fresh) -> anyhow::Result<(u64, u64)> {
     let stored = overlapping(tx, place, batch)?;
     let differs = |other: &Stored| other.remains.fidelity() == remains.fidelity() && other.remains != *remains;
     let others: Vec<(u64, u64)> = stored.iter().filter(|other| differs(other)).map(|other| other.seqs).collect();
-    let known: Vec<u64> = (batch.first_seq..batch.end_seq()).filter(|seq| !fresh(*seq)).collect();
+    let known: Vec<u64> = (batch.first_seq..batch.end_seq()).filter(|seq| !fresh.is(*seq)).collect();
     let differing = known.iter().filter(|seq| others.iter().any(|(from, to)| (from..to).contains(seq))).count() as u64;
     Ok((known.len() as u64 - differing, differing))
 }
 
 /// The positions for which a stream has buckets alone, as inclusive ranges in the order of seqs.
-pub fn positions(tx: &Transaction, stream: i64) -> anyhow::Result<Vec<(u64, u64)>> {
-    let mut statement =
-        tx.prepare("SELECT id, first_seq, end_seq, base_seq, clock, bytes FROM degraded WHERE stream = ?1 ORDER BY first_seq")?;
-    let mut rows = statement.query(params![stream])?;
+pub fn positions(tx: &Tx, stream: i64) -> anyhow::Result<Vec<(u64, u64)>> {
+    let sql = "SELECT id, first_seq, end_seq, base_seq, clock, bytes FROM degraded WHERE stream = $1 ORDER BY first_seq";
     let mut positions = Vec::new();
-    while let Some(row) = rows.next()? {
+    tx.each(sql, params![stream], |row| {
         positions.extend(Stored::read(row)?.buckets()?.iter().map(|bucket| (bucket.positions.0.0, bucket.positions.1.0)));
-    }
+        Ok(ControlFlow::Continue(()))
+    })?;
     Ok(positions)
 }
 
+/// Those of one row.
+pub fn positions_of(tx: &Tx, id: i64) -> anyhow::Result<Vec<(u64, u64)>> {
+    let sql = "SELECT id, first_seq, end_seq, base_seq, clock, bytes FROM degraded WHERE id = $1";
+    let stored = tx.one(sql, params![id], Stored::read)?;
+    Ok(stored.buckets()?.iter().map(|bucket| (bucket.positions.0.0, bucket.positions.1.0)).collect())
+}
+
 /// First and last position of the stretch that holds this seq, with its first and last seq.
-pub fn around(tx: &Transaction, stream: i64, seq: u64) -> anyhow::Result<Option<[(u64, u64); 2]>> {
-    let mut statement = tx.prepare(
-        "SELECT id, first_seq, end_seq, base_seq, clock, bytes FROM degraded WHERE stream = ?1 AND first_seq <= ?2 AND end_seq > ?2",
-    )?;
-    let mut rows = statement.query(params![stream, int(seq)?])?;
-    let Some(row) = rows.next()? else { return Ok(None) };
-    let stored = Stored::read(row)?;
+pub fn around(tx: &Tx, stream: i64, seq: u64) -> anyhow::Result<Option<[(u64, u64); 2]>> {
+    let sql = "SELECT id, first_seq, end_seq, base_seq, clock, bytes FROM degraded WHERE stream = $1 AND first_seq <= $2 AND end_seq > $2";
+    let Some(stored) = tx.first(sql, params![stream, int(seq)?], Stored::read)? else { return Ok(None) };
     let buckets = stored.buckets()?;
     let (Some(first), Some(last)) = (buckets.first(), buckets.last()) else { return Ok(None) };
     Ok(Some([(stored.seqs.0, first.positions.0.0), (stored.seqs.1 - 1, last.positions.1.0)]))
 }
 
 /// What lies in a range of time, at most `range.limit` buckets; and from when on there is more.
-pub fn range(tx: &Transaction, source: i64, range: &Range) -> anyhow::Result<(Vec<DegradedStretch>, Option<i64>)> {
-    let mut statement = tx.prepare(
-        "SELECT id, first_seq, end_seq, base_seq, clock, bytes, first_wall FROM degraded
-         WHERE source = ?1 AND last_wall >= ?2 AND first_wall <= ?3 ORDER BY first_wall, id",
-    )?;
-    let mut rows = statement.query(params![source, range.from, range.to])?;
+pub fn range(tx: &Tx, source: i64, range: &Range) -> anyhow::Result<(Vec<DegradedStretch>, Option<i64>)> {
+    let sql = "SELECT id, first_seq, end_seq, base_seq, clock, bytes, first_wall FROM degraded
+         WHERE source = $1 AND last_wall >= $2 AND first_wall <= $3 ORDER BY first_wall, id";
     let mut stretches: Vec<DegradedStretch> = Vec::new();
-    let mut count = 0;
-    while let Some(row) = rows.next()? {
+    let (mut count, mut more) = (0, None);
+    tx.each(sql, params![source, range.from, range.to], |row| {
         let unread: i64 = row.get(6)?;
         if count >= range.limit as usize && unread > range.from {
-            return Ok((stretches, Some(unread)));
+            more = Some(unread);
+            return Ok(ControlFlow::Break(()));
         }
         let stored = Stored::read(row)?;
         let mut buckets: Vec<BucketRow> = stored.buckets()?.iter().map(|bucket| row_of(&stored.clock, bucket)).collect();
@@ -180,8 +186,9 @@ pub fn range(tx: &Transaction, source: i64, range: &Range) -> anyhow::Result<(Ve
             let (fidelity, columns) = (stored.remains.fidelity(), stored.remains.columns().to_vec());
             stretches.push(DegradedStretch { fidelity, columns, buckets });
         }
-    }
-    Ok((stretches, None))
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok((stretches, more))
 }
 
 fn row_of(clock: &ClockStamp, bucket: &Bucket) -> BucketRow {

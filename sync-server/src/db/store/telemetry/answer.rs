@@ -2,43 +2,46 @@
 //!
 //! Invariant: a page never ends between two rows of one position, so that "after this position" skips nothing. Not here: readings.
 
-use rusqlite::{Row, Transaction, params};
 use wayside_common::id::{DeviceId, SourceName};
 
 use super::{digest, int, sources};
-use crate::db::telemetry::{After, AnswerRow, FrameRow, Page, PredictionRow};
+use crate::db::{
+    sql::{Row, Tx, params},
+    telemetry::{After, AnswerRow, FrameRow, Page, PredictionRow},
+};
 
-const FRAME: &str = "SELECT source.name, epoch, seq, wall, label, confidence, margin, micros, model, none, position, item
+const FRAME: &str =
+    "SELECT source.name, stream.epoch, frame.seq, frame.wall, label, confidence, margin, micros, model, none, frame.position, item
     FROM frame JOIN stream ON stream.id = frame.stream JOIN source ON source.id = frame.source";
-const PREDICTION: &str = "SELECT source.name, epoch, seq, wall, label, confidence, margin, micros, model, none, first, last, slot
+const PREDICTION: &str =
+    "SELECT source.name, stream.epoch, prediction.seq, prediction.wall, label, confidence, margin, micros, model, none, first, last,
+    prediction.slot
     FROM prediction JOIN stream ON stream.id = prediction.stream JOIN source ON source.id = prediction.source";
 
-pub fn frames(tx: &Transaction, device: &DeviceId, after: &After) -> anyhow::Result<Page<FrameRow>> {
-    let sql = format!("{FRAME} WHERE frame.source = ?1 AND position > ?2 ORDER BY position LIMIT ?3");
+pub fn frames(tx: &Tx, device: &DeviceId, after: &After) -> anyhow::Result<Page<FrameRow>> {
+    let sql = format!("{FRAME} WHERE frame.source = $1 AND frame.position > $2 ORDER BY frame.position, frame.seq LIMIT $3");
     page(tx, device, "frames", after, &sql, frame, |row| row.position)
 }
 
-pub fn predictions(tx: &Transaction, device: &DeviceId, after: &After) -> anyhow::Result<Page<PredictionRow>> {
-    let sql = format!("{PREDICTION} WHERE prediction.source = ?1 AND last > ?2 ORDER BY last LIMIT ?3");
+pub fn predictions(tx: &Tx, device: &DeviceId, after: &After) -> anyhow::Result<Page<PredictionRow>> {
+    let sql = format!("{PREDICTION} WHERE prediction.source = $1 AND last > $2 ORDER BY last, prediction.seq LIMIT $3");
     page(tx, device, "predictions", after, &sql, prediction, |row| row.to)
 }
 
 fn page<T>(
-    tx: &Transaction,
+    tx: &Tx,
     device: &DeviceId,
     kind: &str,
     after: &After,
     sql: &str,
-    read: fn(&Row) -> rusqlite::Result<T>,
+    read: fn(&Row) -> anyhow::Result<T>,
     position: fn(&T) -> u64,
 ) -> anyhow::Result<Page<T>> {
     let start = after.position.map_or(Ok(-1), int)?;
     let limit = after.limit as usize;
     let mut rows = Vec::new();
-    let mut statement = tx.prepare(sql)?;
     for (source, _) in sources(tx, device, kind, after.source.as_ref().map(SourceName::as_str))? {
-        let found = statement.query_map(params![source, start, after.limit.saturating_add(1)], read)?;
-        rows.extend(found.collect::<Result<Vec<_>, _>>()?);
+        rows.extend(tx.rows(sql, params![source, start, after.limit.saturating_add(1)], read)?);
     }
     rows.sort_by_key(position);
     Ok(cut(rows, limit, position))
@@ -54,38 +57,29 @@ fn cut<T>(mut rows: Vec<T>, limit: usize, position: fn(&T) -> u64) -> Page<T> {
 }
 
 /// The newest frame of each camera.
-pub fn latest_frames(tx: &Transaction, device: &DeviceId) -> anyhow::Result<Vec<FrameRow>> {
-    let mut statement = tx.prepare(&format!("{FRAME} WHERE frame.source = ?1 ORDER BY wall DESC, position DESC LIMIT 1"))?;
+pub fn latest_frames(tx: &Tx, device: &DeviceId) -> anyhow::Result<Vec<FrameRow>> {
+    let sql = format!("{FRAME} JOIN latest ON latest.stream = frame.stream AND latest.seq = frame.seq WHERE latest.source = $1");
     let mut latest = Vec::new();
     for (source, _) in sources(tx, device, "frames", None)? {
-        latest.extend(statement.query_map(params![source], frame)?.collect::<Result<Vec<_>, _>>()?);
+        latest.extend(tx.rows(&sql, params![source], frame)?);
     }
     Ok(latest)
 }
 
 /// The newest prediction of each slot that judges windows of a sensor.
-pub fn latest_predictions(tx: &Transaction, device: &DeviceId) -> anyhow::Result<Vec<PredictionRow>> {
-    let mut statement =
-        tx.prepare(&format!("{PREDICTION} WHERE prediction.source = ?1 AND slot = ?2 ORDER BY wall DESC, last DESC LIMIT 1"))?;
-    // Steps from slot to slot in the index, where DISTINCT would read every prediction.
-    let mut slots = tx.prepare(
-        "WITH RECURSIVE named (slot) AS (
-             SELECT min(slot) FROM prediction WHERE source = ?1
-             UNION ALL
-             SELECT (SELECT min(slot) FROM prediction WHERE source = ?1 AND slot > named.slot) FROM named WHERE named.slot IS NOT NULL)
-         SELECT slot FROM named WHERE slot IS NOT NULL",
-    )?;
+pub fn latest_predictions(tx: &Tx, device: &DeviceId) -> anyhow::Result<Vec<PredictionRow>> {
+    let sql = format!(
+        "{PREDICTION} JOIN latest ON latest.stream = prediction.stream AND latest.seq = prediction.seq WHERE latest.source = $1
+         ORDER BY latest.slot"
+    );
     let mut latest = Vec::new();
     for (source, _) in sources(tx, device, "predictions", None)? {
-        let slots: Vec<String> = slots.query_map(params![source], |row| row.get(0))?.collect::<Result<_, _>>()?;
-        for slot in slots {
-            latest.extend(statement.query_map(params![source, slot], prediction)?.collect::<Result<Vec<_>, _>>()?);
-        }
+        latest.extend(tx.rows(&sql, params![source], prediction)?);
     }
     Ok(latest)
 }
 
-fn frame(row: &Row) -> rusqlite::Result<FrameRow> {
+fn frame(row: &Row) -> anyhow::Result<FrameRow> {
     Ok(FrameRow {
         source: row.get(0)?,
         epoch: row.get(1)?,
@@ -97,7 +91,7 @@ fn frame(row: &Row) -> rusqlite::Result<FrameRow> {
     })
 }
 
-fn prediction(row: &Row) -> rusqlite::Result<PredictionRow> {
+fn prediction(row: &Row) -> anyhow::Result<PredictionRow> {
     Ok(PredictionRow {
         source: row.get(0)?,
         epoch: row.get(1)?,
@@ -110,7 +104,7 @@ fn prediction(row: &Row) -> rusqlite::Result<PredictionRow> {
     })
 }
 
-fn answer(row: &Row) -> rusqlite::Result<AnswerRow> {
+fn answer(row: &Row) -> anyhow::Result<AnswerRow> {
     Ok(AnswerRow {
         label: row.get(4)?,
         confidence: row.get(5)?,

@@ -2,9 +2,8 @@
 //!
 //! Invariant: the ledger is cumulative; telling an entry again, or a grown one, changes no count twice. Not here: the ledger of the device.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::ControlFlow};
 
-use rusqlite::{OptionalExtension, Transaction, params};
 use wayside_common::{
     fleet::Hello,
     gap::{Extent, Gap, Reason},
@@ -12,11 +11,14 @@ use wayside_common::{
     wire,
 };
 
-use super::{degraded, int, record};
-use crate::db::telemetry::GapEntry;
+use super::{degraded, int, record, retention};
+use crate::db::{
+    sql::{Row, Tx, params},
+    telemetry::GapEntry,
+};
 
 /// Takes the entries in; gives how many are new.
-pub fn take(tx: &Transaction, device: &DeviceId, ledger: &[Gap]) -> anyhow::Result<u64> {
+pub fn take(tx: &Tx, device: &DeviceId, ledger: &[Gap]) -> anyhow::Result<u64> {
     let mut new = 0;
     for gap in ledger {
         new += u64::from(take_one(tx, device, gap)?);
@@ -25,13 +27,13 @@ pub fn take(tx: &Transaction, device: &DeviceId, ledger: &[Gap]) -> anyhow::Resu
 }
 
 /// An entry that has grown replaces what it grew from; one inside a known entry is old news.
-fn take_one(tx: &Transaction, device: &DeviceId, gap: &Gap) -> anyhow::Result<bool> {
+fn take_one(tx: &Tx, device: &DeviceId, gap: &Gap) -> anyhow::Result<bool> {
     let (id, epoch, stream, reason) = (device.as_str(), gap.epoch.to_string(), gap.stream.to_string(), gap.reason.as_str());
     let replaced = match gap.extent {
         Extent::Exact { first_seq, last_seq } => {
             let (first, last) = (int(first_seq)?, int(last_seq)?);
-            let inside: i64 = tx.query_row(
-                "SELECT count(*) FROM gap WHERE device = ?1 AND epoch = ?2 AND stream = ?3 AND first_seq <= ?4 AND last_seq >= ?5",
+            let inside: i64 = tx.one(
+                "SELECT count(*) FROM gap WHERE device = $1 AND epoch = $2 AND stream = $3 AND first_seq <= $4 AND last_seq >= $5",
                 params![id, epoch, stream, first, last],
                 |row| row.get(0),
             )?;
@@ -39,13 +41,13 @@ fn take_one(tx: &Transaction, device: &DeviceId, gap: &Gap) -> anyhow::Result<bo
                 return Ok(false);
             }
             tx.execute(
-                "DELETE FROM gap WHERE device = ?1 AND epoch = ?2 AND stream = ?3 AND first_seq >= ?4 AND last_seq <= ?5",
+                "DELETE FROM gap WHERE device = $1 AND epoch = $2 AND stream = $3 AND first_seq >= $4 AND last_seq <= $5",
                 params![id, epoch, stream, first, last],
             )?
         }
         Extent::Unknown { after_seq } => tx.execute(
-            "DELETE FROM gap WHERE device = ?1 AND epoch = ?2 AND stream = ?3 AND first_seq IS NULL AND after_seq IS ?4 AND reason = ?5
-             AND span_from = ?6",
+            "DELETE FROM gap WHERE device = $1 AND epoch = $2 AND stream = $3 AND first_seq IS NULL AND after_seq IS NOT DISTINCT FROM $4 AND reason = $5
+             AND span_from = $6",
             params![id, epoch, stream, after_seq.map(int).transpose()?, reason, gap.span.0.0],
         )?,
     };
@@ -53,14 +55,14 @@ fn take_one(tx: &Transaction, device: &DeviceId, gap: &Gap) -> anyhow::Result<bo
     Ok(replaced == 0)
 }
 
-fn insert(tx: &Transaction, device: &DeviceId, gap: &Gap) -> anyhow::Result<()> {
+fn insert(tx: &Tx, device: &DeviceId, gap: &Gap) -> anyhow::Result<()> {
     let (first, last, after) = match gap.extent {
         Extent::Exact { first_seq, last_seq } => (Some(int(first_seq)?), Some(int(last_seq)?), None),
         Extent::Unknown { after_seq } => (None, None, after_seq.map(int).transpose()?),
     };
     tx.execute(
         "INSERT INTO gap (device, epoch, epoch_counter, stream, first_seq, last_seq, after_seq, from_position, to_position, span_from, span_to, reason)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
         params![
             device.as_str(),
             gap.epoch.to_string(),
@@ -80,33 +82,30 @@ fn insert(tx: &Transaction, device: &DeviceId, gap: &Gap) -> anyhow::Result<()> 
 }
 
 /// Remembers what the device holds no more, even of streams that this store knows nothing of.
-pub fn note_holds(tx: &Transaction, device: &DeviceId, hello: &Hello) -> anyhow::Result<()> {
-    let mut statement = tx.prepare(
-        "INSERT INTO hold (device, epoch, epoch_counter, stream, lowest_held) VALUES (?1, ?2, ?3, ?4, ?5)
-         ON CONFLICT (device, epoch, stream) DO UPDATE SET lowest_held = max(lowest_held, excluded.lowest_held)",
-    )?;
+pub fn note_holds(tx: &Tx, device: &DeviceId, hello: &Hello) -> anyhow::Result<()> {
+    let sql = "INSERT INTO hold (device, epoch, epoch_counter, stream, lowest_held) VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (device, epoch, stream) DO UPDATE SET lowest_held = excluded.lowest_held WHERE excluded.lowest_held > hold.lowest_held";
     for hold in &hello.streams {
         let (epoch, stream) = (hold.epoch.to_string(), hold.stream.to_string());
-        statement.execute(params![device.as_str(), epoch, hold.epoch.counter, stream, int(hold.lowest_held)?])?;
+        tx.execute(sql, params![device.as_str(), epoch, hold.epoch.counter, stream, int(hold.lowest_held)?])?;
     }
     Ok(())
 }
 
 /// Of how many streams the device says that more was acked than this store has committed, and no ledger explains it. Looks at the
 /// streams' rows alone, for it runs in every hello.
-pub fn streams_with_loss(tx: &Transaction, device: &DeviceId, hello: &Hello) -> anyhow::Result<u64> {
-    let mut statement = tx.prepare(
-        "SELECT watermark, ranges FROM stream JOIN source ON source.id = stream.source
-         WHERE stream.device = ?1 AND epoch = ?2 AND source.name = ?3 AND kind = ?4",
-    )?;
+pub fn streams_with_loss(tx: &Tx, device: &DeviceId, hello: &Hello) -> anyhow::Result<u64> {
+    let sql = "SELECT watermark, ranges FROM stream JOIN source ON source.id = stream.source
+         WHERE stream.device = $1 AND epoch = $2 AND source.name = $3 AND kind = $4";
     let mut with_loss = 0;
     for hold in &hello.streams {
         let epoch = hold.epoch.to_string();
         let mut explained = exact(tx, device, &epoch, &hold.stream.to_string())?;
-        let mut rows = statement.query(params![device.as_str(), epoch, hold.stream.source.as_str(), hold.stream.kind.as_str()])?;
-        if let Some(row) = rows.next()? {
-            explained.push((0, row.get::<_, i64>(0)? as u64));
-            explained.extend(wire::decode::<Vec<(u64, u64)>>(&row.get::<_, Vec<u8>>(1)?)?);
+        let (source, kind) = (hold.stream.source.as_str(), hold.stream.kind.as_str());
+        let found = tx.first(sql, params![device.as_str(), epoch, source, kind], |row| Ok((row.get(0)?, row.get::<_, Vec<u8>>(1)?)))?;
+        if let Some((watermark, ranges)) = found {
+            explained.push((0, watermark));
+            explained.extend(wire::decode::<Vec<(u64, u64)>>(&ranges)?);
         }
         with_loss += u64::from(!holes(explained, hold.lowest_held).is_empty());
     }
@@ -115,7 +114,7 @@ pub fn streams_with_loss(tx: &Transaction, device: &DeviceId, hello: &Hello) -> 
 
 /// What the device holds no more, is not stored, and no ledger explains: acked by a store that is gone, or its ledger is lost.
 /// Computed anew each time, so that a ledger that comes later takes it back.
-fn lost(tx: &Transaction, device: &DeviceId) -> anyhow::Result<Vec<GapEntry>> {
+fn lost(tx: &Tx, device: &DeviceId) -> anyhow::Result<Vec<GapEntry>> {
     let mut lost = Vec::new();
     for place in places(tx, device)? {
         // Below its watermark a stream that was never told to skip has every record: nothing to look for, and no batch to read.
@@ -160,33 +159,31 @@ struct Told {
     records: u64,
 }
 
-fn places(tx: &Transaction, device: &DeviceId) -> anyhow::Result<Vec<Told>> {
-    let mut statement = tx.prepare(
-        "SELECT epoch_counter, epoch, stream, NULL, lowest_held, 0, NULL, 0 FROM hold WHERE device = ?1
+fn places(tx: &Tx, device: &DeviceId) -> anyhow::Result<Vec<Told>> {
+    let sql = "SELECT epoch_counter, epoch, source.name || '.' || kind, stream.id, watermark, watermark, ranges, records FROM stream
+         JOIN source ON source.id = stream.source WHERE stream.device = $1
          UNION ALL
-         SELECT epoch_counter, epoch, source.name || '.' || kind, stream.id, watermark, watermark, ranges, records FROM stream
-         JOIN source ON source.id = stream.source WHERE stream.device = ?1",
-    )?;
-    let mut rows = statement.query(params![device.as_str()])?;
+         SELECT epoch_counter, epoch, stream, NULL, lowest_held, 0, NULL, 0 FROM hold WHERE device = $1";
     let mut places: BTreeMap<(i64, String, String), Told> = BTreeMap::new();
-    while let Some(row) = rows.next()? {
+    tx.each(sql, params![device.as_str()], |row| {
         let (epoch, stream): (String, String) = (row.get(1)?, row.get(2)?);
         let counter: i64 = row.get(0)?;
         let fresh =
             Told { epoch: epoch.clone(), counter, stream: stream.clone(), id: None, end: 0, watermark: 0, ranges: None, records: 0 };
         let place = places.entry((counter, epoch, stream)).or_insert(fresh);
-        place.end = place.end.max(row.get::<_, i64>(4)? as u64);
+        place.end = place.end.max(row.get(4)?);
         if let Some(id) = row.get(3)? {
             (place.id, place.ranges) = (Some(id), row.get(6)?);
-            (place.watermark, place.records) = (row.get::<_, i64>(5)? as u64, row.get::<_, i64>(7)? as u64);
+            (place.watermark, place.records) = (row.get(5)?, row.get(7)?);
         }
-    }
+        Ok(ControlFlow::Continue(()))
+    })?;
     Ok(places.into_values().collect())
 }
 
 /// The positions between the records, or the entries of the ledger, on both sides of a hole of `from..to`. `None`: a side is not
 /// known, or its records are no positions of a source.
-fn positions_around(tx: &Transaction, device: &DeviceId, place: &Told, from: u64, to: u64) -> anyhow::Result<Option<(u64, u64)>> {
+fn positions_around(tx: &Tx, device: &DeviceId, place: &Told, from: u64, to: u64) -> anyhow::Result<Option<(u64, u64)>> {
     let name = [device.as_str(), &place.epoch, &place.stream];
     let kind = place.stream.rsplit('.').next().unwrap_or_default();
     let stored = |seq: Option<u64>| match (place.id, seq) {
@@ -195,25 +192,24 @@ fn positions_around(tx: &Transaction, device: &DeviceId, place: &Told, from: u64
     };
     // What follows an epoch's last record begins after its seq; what came before its first one, after none.
     let gap = |column: &str, condition: &str, seq: Option<u64>| -> anyhow::Result<Option<u64>> {
-        let sql = format!("SELECT {column} FROM gap WHERE device = ?1 AND epoch = ?2 AND stream = ?3 AND {condition}");
-        let found =
-            tx.prepare(&sql)?.query_row(params![name[0], name[1], name[2], seq.map(int).transpose()?], |row| row.get::<_, Option<i64>>(0));
-        Ok(found.optional()?.flatten().map(|position| position as u64))
+        let sql = format!("SELECT {column} FROM gap WHERE device = $1 AND epoch = $2 AND stream = $3 AND {condition}");
+        let found: Option<u64> = tx.one(&sql, params![name[0], name[1], name[2], seq.map(int).transpose()?], |row| row.get(0))?;
+        Ok(found)
     };
     let (last, next) = (from.checked_sub(1), Some(to));
     let before = match stored(last)? {
         Some(position) => Some(position),
-        None if last.is_some() => gap("max(to_position)", "last_seq = ?4", last)?,
-        None => match gap("max(to_position)", "first_seq IS NULL AND after_seq IS ?4", None)? {
+        None if last.is_some() => gap("max(to_position)", "last_seq = $4", last)?,
+        None => match gap("max(to_position)", "first_seq IS NULL AND after_seq IS NOT DISTINCT FROM $4", None)? {
             Some(position) => Some(position),
             None => end_of_epoch_before(tx, device, place)?,
         },
     };
     let after = match stored(next)? {
         Some(position) => Some(position),
-        None => match gap("min(from_position)", "first_seq = ?4", next)? {
+        None => match gap("min(from_position)", "first_seq = $4", next)? {
             Some(position) => Some(position),
-            None => gap("min(from_position)", "first_seq IS NULL AND after_seq = ?4", Some(to - 1))?,
+            None => gap("min(from_position)", "first_seq IS NULL AND after_seq = $4", Some(to - 1))?,
         },
     };
     Ok(before.zip(after).map(|(before, after)| (before.saturating_add(1), after.saturating_sub(1))).filter(|(from, to)| from <= to))
@@ -221,29 +217,28 @@ fn positions_around(tx: &Transaction, device: &DeviceId, place: &Told, from: u64
 
 /// The last position of what the device says was not running before this epoch. An entry of an older epoch would be no neighbour:
 /// whatever is stored or told since then lies between.
-fn end_of_epoch_before(tx: &Transaction, device: &DeviceId, place: &Told) -> anyhow::Result<Option<u64>> {
-    let found = tx
-        .prepare(
-            "SELECT max(to_position) FROM gap WHERE device = ?1 AND stream = ?2 AND first_seq IS NULL AND epoch_counter = ?3 - 1
-             AND 1 = (SELECT count(DISTINCT epoch) FROM gap AS other WHERE other.device = ?1 AND other.epoch_counter = ?3 - 1)",
-        )?
-        .query_row(params![device.as_str(), place.stream, place.counter], |row| row.get::<_, Option<i64>>(0))?;
-    Ok(found.map(|position| position as u64))
+fn end_of_epoch_before(tx: &Tx, device: &DeviceId, place: &Told) -> anyhow::Result<Option<u64>> {
+    tx.one(
+        "SELECT max(to_position) FROM gap WHERE device = $1 AND stream = $2 AND first_seq IS NULL AND epoch_counter = $3
+         AND 1 = (SELECT count(DISTINCT other.epoch) FROM gap AS other WHERE other.device = $1 AND other.epoch_counter = $3)",
+        params![device.as_str(), place.stream, place.counter - 1],
+        |row| row.get(0),
+    )
 }
 
 /// Of the record with this seq, where it is stored.
-fn position_at(tx: &Transaction, stream: i64, kind: &str, seq: u64) -> anyhow::Result<Option<u64>> {
+fn position_at(tx: &Tx, stream: i64, kind: &str, seq: u64) -> anyhow::Result<Option<u64>> {
     match kind {
         "frames" => {
-            let sql = "SELECT position FROM frame WHERE stream = ?1 AND seq = ?2";
-            let found = tx.prepare(sql)?.query_row(params![stream, int(seq)?], |row| row.get::<_, i64>(0)).optional()?;
-            Ok(found.map(|position| position as u64))
+            let sql = "SELECT position FROM frame WHERE stream = $1 AND seq = $2";
+            tx.first(sql, params![stream, int(seq)?], |row| row.get(0))
         }
         "readings" => match record::position_of(tx, stream, seq)? {
             Some(position) => Ok(Some(position)),
             None => {
                 let edges = degraded::around(tx, stream, seq)?;
-                Ok(edges.and_then(|edges| edges.into_iter().find(|(edge, _)| *edge == seq)).map(|(_, position)| position))
+                let degraded = edges.and_then(|edges| edges.into_iter().find(|(edge, _)| *edge == seq)).map(|(_, position)| position);
+                degraded.map_or_else(|| retention::position_at(tx, stream, seq), |position| Ok(Some(position)))
             }
         },
         _ => Ok(None),
@@ -263,17 +258,13 @@ struct Run {
     walls: (i64, i64),
 }
 
-fn stored(tx: &Transaction, device: &DeviceId, epoch: &str, stream: &str) -> anyhow::Result<Vec<Run>> {
-    let mut statement = tx.prepare(
-        "SELECT first_seq, end_seq, first_wall, last_wall FROM batch JOIN stream ON stream.id = batch.stream
+fn stored(tx: &Tx, device: &DeviceId, epoch: &str, stream: &str) -> anyhow::Result<Vec<Run>> {
+    let sql = "SELECT first_seq, end_seq, first_wall, last_wall FROM batch JOIN stream ON stream.id = batch.stream
          JOIN source ON source.id = stream.source
-         WHERE stream.device = ?1 AND epoch = ?2 AND source.name || '.' || kind = ?3 ORDER BY first_seq",
-    )?;
-    let rows = statement.query_map(params![device.as_str(), epoch, stream], |row| {
-        let (from, to) = (row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64);
-        Ok(Run { from, to, walls: (row.get(2)?, row.get(3)?) })
-    })?;
-    Ok(rows.collect::<Result<_, _>>()?)
+         WHERE stream.device = $1 AND epoch = $2 AND source.name || '.' || kind = $3 ORDER BY first_seq";
+    tx.rows(sql, params![device.as_str(), epoch, stream], |row| {
+        Ok(Run { from: row.get(0)?, to: row.get(1)?, walls: (row.get(2)?, row.get(3)?) })
+    })
 }
 
 /// From the last record before to the first after; where one side has none, the other side's time alone is known.
@@ -301,22 +292,17 @@ fn holes(mut covered: Vec<(u64, u64)>, end: u64) -> Vec<(u64, u64)> {
     holes
 }
 
-fn exact(tx: &Transaction, device: &DeviceId, epoch: &str, stream: &str) -> anyhow::Result<Vec<(u64, u64)>> {
-    let mut statement =
-        tx.prepare("SELECT first_seq, last_seq FROM gap WHERE device = ?1 AND epoch = ?2 AND stream = ?3 AND first_seq IS NOT NULL")?;
-    let rows = statement
-        .query_map(params![device.as_str(), epoch, stream], |row| Ok((row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64 + 1)))?;
-    Ok(rows.collect::<Result<_, _>>()?)
+fn exact(tx: &Tx, device: &DeviceId, epoch: &str, stream: &str) -> anyhow::Result<Vec<(u64, u64)>> {
+    let sql = "SELECT first_seq, last_seq FROM gap WHERE device = $1 AND epoch = $2 AND stream = $3 AND first_seq IS NOT NULL";
+    tx.rows(sql, params![device.as_str(), epoch, stream], |row| Ok((row.get(0)?, row.get::<_, u64>(1)? + 1)))
 }
 
 /// The ledger, and behind it what the server finds missing itself.
-pub fn list(tx: &Transaction, device: &DeviceId) -> anyhow::Result<Vec<GapEntry>> {
-    let mut statement = tx.prepare(
-        "SELECT epoch, stream, from_position, to_position, first_seq, last_seq, after_seq, span_from, span_to, reason
-         FROM gap WHERE device = ?1 ORDER BY epoch_counter, stream, span_from, coalesce(first_seq, after_seq), id",
-    )?;
-    let number = |row: &rusqlite::Row, at: usize| Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(at)?.map(|n| n as u64));
-    let rows = statement.query_map(params![device.as_str()], |row| {
+pub fn list(tx: &Tx, device: &DeviceId) -> anyhow::Result<Vec<GapEntry>> {
+    let sql = "SELECT epoch, stream, from_position, to_position, first_seq, last_seq, after_seq, span_from, span_to, reason
+         FROM gap WHERE device = $1 ORDER BY epoch_counter, stream, span_from, coalesce(first_seq, after_seq, -1), id";
+    let number = |row: &Row, at: usize| row.get::<_, Option<u64>>(at);
+    let told: Vec<GapEntry> = tx.rows(sql, params![device.as_str()], |row| {
         let (first_seq, last_seq) = (number(row, 4)?, number(row, 5)?);
         let count = first_seq.zip(last_seq).map(|(first, last)| last - first + 1);
         let (from, to) = (number(row, 2)?, number(row, 3)?);
@@ -335,7 +321,6 @@ pub fn list(tx: &Transaction, device: &DeviceId) -> anyhow::Result<Vec<GapEntry>
             reason: row.get(9)?,
         })
     })?;
-    let told: Vec<GapEntry> = rows.collect::<Result<_, _>>()?;
     Ok(told.into_iter().chain(lost(tx, device)?).collect())
 }
 

@@ -3,27 +3,29 @@
 //! Invariant: a run that ended does not change any more. Not here: the process (`pipeline`).
 
 use anyhow::{Context, ensure};
-use rusqlite::{Row, Transaction, params};
 use wayside_common::{fleet::ModelRef, id::Digest, time::Wall};
 
-use crate::db::registry::{RetrainRun, RunEnd, RunId, RunState};
+use crate::db::{
+    registry::{RetrainRun, RunEnd, RunId, RunState},
+    sql::{Row, Tx, params},
+};
 
-pub fn start(tx: &Transaction, job: &str, at: Wall) -> anyhow::Result<RunId> {
-    tx.execute("INSERT INTO retrain_run (job, state, started) VALUES (?1, ?2, ?3)", params![job, RunState::Running.as_str(), at.0])?;
-    Ok(RunId(tx.last_insert_rowid()))
+pub fn start(tx: &Tx, job: &str, at: Wall) -> anyhow::Result<RunId> {
+    let sql = "INSERT INTO retrain_run (job, state, started) VALUES ($1, $2, $3) RETURNING id";
+    tx.one(sql, params![job, RunState::Running.as_str(), at.0], |row| Ok(RunId(row.get(0)?)))
 }
 
-pub fn note_samples(tx: &Transaction, run: RunId, samples: u64) -> anyhow::Result<()> {
-    tx.execute("UPDATE retrain_run SET samples = ?1 WHERE id = ?2", params![i64::try_from(samples)?, run.0])?;
+pub fn note_samples(tx: &Tx, run: RunId, samples: u64) -> anyhow::Result<()> {
+    tx.execute("UPDATE retrain_run SET samples = $1 WHERE id = $2", params![i64::try_from(samples)?, run.0])?;
     Ok(())
 }
 
-pub fn end(tx: &Transaction, run: RunId, end: &RunEnd) -> anyhow::Result<()> {
+pub fn end(tx: &Tx, run: RunId, end: &RunEnd) -> anyhow::Result<()> {
     let candidate = end.candidate.as_ref();
     let ended = tx.execute(
-        "UPDATE retrain_run SET state = ?1, exit_status = ?2, reason = ?3, ended = ?4,
-             candidate_name = ?5, candidate_version = ?6, candidate_digest = ?7
-         WHERE id = ?8 AND state = ?9",
+        "UPDATE retrain_run SET state = $1, exit_status = $2, reason = $3, ended = $4,
+             candidate_name = $5, candidate_version = $6, candidate_digest = $7
+         WHERE id = $8 AND state = $9",
         params![
             end.state.as_str(),
             end.exit_status,
@@ -40,25 +42,21 @@ pub fn end(tx: &Transaction, run: RunId, end: &RunEnd) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub fn fail_open(tx: &Transaction, reason: &str, at: Wall) -> anyhow::Result<u64> {
+pub fn fail_open(tx: &Tx, reason: &str, at: Wall) -> anyhow::Result<u64> {
     let failed = tx.execute(
-        "UPDATE retrain_run SET state = ?1, reason = ?2, ended = ?3 WHERE state = ?4",
+        "UPDATE retrain_run SET state = $1, reason = $2, ended = $3 WHERE state = $4",
         params![RunState::Failed.as_str(), reason, at.0, RunState::Running.as_str()],
     )?;
     Ok(failed as u64)
 }
 
-pub fn all(tx: &Transaction) -> anyhow::Result<Vec<RetrainRun>> {
-    let mut statement = tx.prepare(
+pub fn all(tx: &Tx) -> anyhow::Result<Vec<RetrainRun>> {
+    tx.rows(
         "SELECT id, job, state, exit_status, reason, samples, started, ended, candidate_name, candidate_version, candidate_digest
          FROM retrain_run ORDER BY id DESC",
-    )?;
-    let mut rows = statement.query([])?;
-    let mut runs = Vec::new();
-    while let Some(row) = rows.next()? {
-        runs.push(from_row(row)?);
-    }
-    Ok(runs)
+        params![],
+        from_row,
+    )
 }
 
 fn from_row(row: &Row) -> anyhow::Result<RetrainRun> {
