@@ -47,7 +47,7 @@ impl Lease {
     }
 
     /// The connection is gone: another server may answer on the next one.
-    pub fn drop(&mut self) {
+    pub fn end(&mut self) {
         *self = Self::default();
     }
 
@@ -83,7 +83,7 @@ mod tests {
         assert!(lease.covers(Mono(0), 0) && !lease.covers(Mono(1_000_000), 0));
         lease.extend(Mono(2_000_000), credit(100));
         assert!(lease.covers(Mono(2_500_000), 50));
-        lease.drop();
+        lease.end();
         assert!(!lease.covers(Mono(2_500_000), 50));
     }
 

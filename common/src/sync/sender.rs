@@ -121,12 +121,12 @@ impl Sender {
         match event {
             Event::Connected => {
                 self.flying.clear();
-                self.lease.drop();
+                self.lease.end();
                 self.link = Link::Up { patience: self.limits.resend, alone: false, not_before: now };
             }
             Event::Disconnected => {
                 self.flying.clear();
-                self.lease.drop();
+                self.lease.end();
                 self.link = Link::Down;
             }
             Event::Held { key, end_seq, bytes } => {

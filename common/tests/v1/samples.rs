@@ -227,6 +227,7 @@ fn hello() -> Hello {
         streams: vec![StreamHold { epoch: EPOCH, stream: stream(), lowest_held: 320, next: 650, closed: false }],
         sent: 99_000,
         ledger,
+        ledger_base: 11,
         ledger_version: 4,
         generation: Generation(8),
         root_version: 1,

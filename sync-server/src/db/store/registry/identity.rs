@@ -32,8 +32,10 @@ CREATE INDEX certificate_device ON certificate (device);
 impl<E: Engine> Identity for E {
     async fn keep_token(&self, token: Token, now: Wall) -> anyhow::Result<()> {
         self.write(move |tx| {
-            let row = params![token.digest.0, token.device.as_str(), token.class.as_str(), now.0, token.expires.0];
-            tx.execute("INSERT INTO enrolment_token (digest, device, class, created, expires) VALUES ($1, $2, $3, $4, $5)", row)?;
+            tx.execute(
+                "INSERT INTO enrolment_token (digest, device, class, created, expires) VALUES ($1, $2, $3, $4, $5)",
+                params![token.digest.0, token.device.as_str(), token.class.as_str(), now.0, token.expires.0],
+            )?;
             Ok(())
         })
         .await
@@ -42,7 +44,8 @@ impl<E: Engine> Identity for E {
     async fn token(&self, digest: Digest) -> anyhow::Result<Option<Token>> {
         self.read(move |tx| {
             let sql = "SELECT device, class, expires FROM enrolment_token WHERE digest = $1";
-            let found: Option<(String, String, i64)> = tx.first(sql, params![digest.0], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+            let found: Option<(String, String, i64)> =
+                tx.first(sql, params![digest.0], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
             let Some((device, class, expires)) = found else { return Ok(None) };
             Ok(Some(Token { digest, device: device.parse()?, class: class.parse()?, expires: Wall(expires) }))
         })
@@ -104,8 +107,8 @@ impl<E: Engine> Identity for E {
 
 fn redeem(tx: &Tx, token: Digest, certificate: &Certificate) -> anyhow::Result<Granting> {
     let sql = "SELECT used, expires FROM enrolment_token WHERE digest = $1 AND device = $2 AND class = $3";
-    let key = params![token.0, certificate.device.as_str(), certificate.class.as_str()];
-    let found: Option<(Option<i64>, i64)> = tx.first(sql, key, |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let (device, class) = (certificate.device.as_str(), certificate.class.as_str());
+    let found: Option<(Option<i64>, i64)> = tx.first(sql, params![token.0, device, class], |row| Ok((row.get(0)?, row.get(1)?)))?;
     match found {
         None => Ok(Granting::Unknown),
         Some((Some(_), _)) => Ok(Granting::Barred),

@@ -1,4 +1,5 @@
-//! One-minute rollups of readings: count, minimum, maximum and sum of each column, as the source's integers.
+//! One-minute rollups of readings: count, minimum, maximum and sum of each column, as the source's integers; a column
+//! of floats, which declares no resolution, has none.
 //!
 //! Invariant: a reading is counted once, in the transaction that stores it, in the minute of its wall time; rollups outlive blocks. What
 //! came degraded first stays counted as its buckets were when it comes better. Not here: buckets of any width (`series`).
@@ -44,7 +45,7 @@ impl Minutes {
         let minute = self.0.entry(wall.div_euclid(MINUTE_MS)).or_default();
         minute.readings += 1;
         for (at, (column, value)) in columns.iter().zip(values).enumerate() {
-            if let Some(value) = *value {
+            if let (Some(value), false) = (*value, column.is_float()) {
                 minute.add(at, &ColumnRollup { column: column.clone(), count: 1, sum: i64::from(value), min: value, max: value });
             }
         }
@@ -56,7 +57,7 @@ impl Minutes {
         let count = u64::from(bucket.len);
         (minute.readings, minute.degraded) = (minute.readings + count, minute.degraded + count);
         for (at, column) in columns.iter().enumerate() {
-            if let (Some(mean), Some(min), Some(max)) = (bucket.means[at], bucket.minima[at], bucket.maxima[at]) {
+            if let (Some(mean), Some(min), Some(max), false) = (bucket.means[at], bucket.minima[at], bucket.maxima[at], column.is_float()) {
                 minute.add(at, &ColumnRollup { column: column.clone(), count, sum: i64::from(mean) * count as i64, min, max });
             }
         }
