@@ -45,6 +45,12 @@ pub struct Server {
     stop: watch::Sender<bool>,
 }
 
+async fn api_door(config: &api::Config) -> anyhow::Result<(tokio::net::TcpListener, String)> {
+    let listener = api::bind(config).await?;
+    let line = format!("api http://{}", listener.local_addr()?);
+    Ok((listener, line))
+}
+
 impl Server {
     /// Everything is listening when this returns.
     pub async fn start(config: Config, token: Option<String>) -> anyhow::Result<Self> {
@@ -64,8 +70,7 @@ impl Server {
         let rollout = Arc::new(Rollout::new(db.clone(), Supply::new(blobs), signer, events.clone()));
 
         // The API is bound before the broker starts, so that a server whose port is taken never acks a device.
-        let listener = api::bind(&config.api).await?;
-        let api_address = listener.local_addr()?;
+        let (listener, api_line) = api_door(&config.api).await?;
         let door = match &config.enroll {
             Some(enroll) => Some((Door::open(enroll, &pki, &names).await?, enroll.token_lifetime.0)),
             None => None,
@@ -101,7 +106,7 @@ impl Server {
         let enrolment = door.map(|(door, _)| door.serve(enrolment, stopped));
         let refreshing = tokio::spawn(keep_fresh(pki));
         let addresses = [
-            Some(format!("api http://{api_address}")),
+            Some(api_line),
             broker.address().map(|address| told.line(address)),
             enroll_line,
             Some(format!("token {}", token.reveal())),

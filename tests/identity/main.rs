@@ -78,6 +78,8 @@ fn with_clock(bed: &Bed, device: &str, clock: Wall) {
     })
     .unwrap();
     assert!(runtime.block_on(agent.stop()).clean);
+    // What was stopped in its middle still has the stores.
+    runtime.shutdown_timeout(Duration::from_secs(10));
     let kept = bed.signed_time(device);
     if (clock.0 - wall_now().0).abs() > DAY {
         assert!(kept.is_some_and(|kept| (kept.0 - wall_now().0).abs() < 120_000), "{device}: {kept:?}");

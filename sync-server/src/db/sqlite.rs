@@ -4,6 +4,8 @@
 //! a read sees one snapshot. But for [`Sqlite::open_inline`], a method never blocks the async runtime. Not here: the queries (`store`).
 
 use std::{
+    cell::RefCell,
+    collections::BTreeMap,
     ops::ControlFlow,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
@@ -115,16 +117,16 @@ impl Engine for Sqlite {
         match &self.connections {
             Connections::Threads { readers, next_reader, .. } => {
                 let reader = &readers[next_reader.fetch_add(1, Ordering::Relaxed) % readers.len()];
-                call(reader, move |connection| work(&Tx(&Running(&*connection.transaction()?)))).await
+                call(reader, move |connection| work(&Tx(&Running::new(&*connection.transaction()?)))).await
             }
-            Connections::Inline(connection) => at_once(connection, |connection| work(&Tx(&Running(&*connection.transaction()?)))),
+            Connections::Inline(connection) => at_once(connection, |connection| work(&Tx(&Running::new(&*connection.transaction()?)))),
         }
     }
 }
 
 fn committed<T>(connection: &mut Connection, work: impl FnOnce(&Tx) -> anyhow::Result<T>) -> anyhow::Result<T> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let result = work(&Tx(&Running(&transaction)))?;
+    let result = work(&Tx(&Running::new(&transaction)))?;
     transaction.commit()?;
     Ok(result)
 }
@@ -207,12 +209,24 @@ fn migrate(connection: &mut Connection) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A transaction under way.
-struct Running<'a>(&'a Connection);
+/// A transaction under way, with the statements that it has used.
+struct Running<'a> {
+    connection: &'a Connection,
+    statements: RefCell<BTreeMap<String, Statement<'a>>>,
+}
 
 impl<'a> Running<'a> {
+    fn new(connection: &'a Connection) -> Self {
+        Self { connection, statements: RefCell::default() }
+    }
+
+    /// Takes the statement out, so that one which is being read is not bound anew; [`Running::keep`] puts it back.
     fn bound(&self, sql: &str, params: &[Param]) -> anyhow::Result<Statement<'a>> {
-        let mut statement = self.0.prepare(sql).with_context(|| format!("in {sql}"))?;
+        let known = self.statements.borrow_mut().remove(sql);
+        let mut statement = match known {
+            Some(statement) => statement,
+            None => self.connection.prepare(sql).with_context(|| format!("in {sql}"))?,
+        };
         ensure!(statement.parameter_count() == params.len(), "{} parameters for {sql}", params.len());
         for (at, param) in params.iter().enumerate() {
             // Numbered by first use, so that both engines mean the same one.
@@ -221,11 +235,18 @@ impl<'a> Running<'a> {
         }
         Ok(statement)
     }
+
+    fn keep(&self, sql: &str, statement: Statement<'a>) {
+        self.statements.borrow_mut().insert(sql.to_owned(), statement);
+    }
 }
 
 impl Execute for Running<'_> {
     fn execute(&self, sql: &str, params: &[Param]) -> anyhow::Result<usize> {
-        Ok(self.bound(sql, params)?.raw_execute()?)
+        let mut statement = self.bound(sql, params)?;
+        let changed = statement.raw_execute()?;
+        self.keep(sql, statement);
+        Ok(changed)
     }
 
     fn each(&self, sql: &str, params: &[Param], hear: &mut EachRow) -> anyhow::Result<()> {
@@ -238,11 +259,13 @@ impl Execute for Running<'_> {
                 break;
             }
         }
+        drop(rows);
+        self.keep(sql, statement);
         Ok(())
     }
 
     fn script(&self, sql: &str) -> anyhow::Result<()> {
-        Ok(self.0.execute_batch(sql)?)
+        Ok(self.connection.execute_batch(sql)?)
     }
 
     /// There is one writer.

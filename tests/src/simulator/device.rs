@@ -19,10 +19,12 @@ use wayside_agent::{
     clock::Clock,
     epoch::{self, Opened},
     keeper::Keeper,
-    link::{Care, Installed, Link, LinkEvent},
+    link::{Care, Installed, Link, LinkEvent, Outgoing},
     pipeline::{Surroundings, batcher::Limits, camera::Camera, sensor::Sensor},
     report::Reporter,
     sense::Timetable,
+    sensed::Sensed,
+    source::{Shape, Source},
     spool::{self, Spool},
     state::State,
     store::Store,
@@ -204,16 +206,9 @@ impl Device {
         let hello_due = Arc::new(Notify::new());
         let reporter = Reporter { epoch, clock, state: state.clone(), held, hello_due: Arc::clone(&hello_due) };
 
-        let identity = Identity {
-            fleet: "sim".parse().expect("a fleet's name"),
-            device: self.id.clone(),
-            class: "sim".parse().expect("a class's name"),
-            epoch,
-            started: clock.wall(),
-        };
         let link = Box::new(SimLink { device: self.index, life: self.lives, said, events: events_seen });
         let uplink = Uplink {
-            identity,
+            identity: self.identity(epoch, clock),
             clock,
             link,
             sender,
@@ -241,16 +236,21 @@ impl Device {
             drift_window: Duration::from_secs(3_600),
             limits,
         };
-        let pipeline = if self.source.camera {
-            tokio::spawn(Camera::new(around, true, sensed_seen, None, Default::default(), outbox).run())
-        } else {
-            let wayside_agent::source::Shape::Columns(columns) = wayside_agent::source::Source::shape(&self.source) else {
-                unreachable!("it is no camera")
-            };
-            tokio::spawn(Sensor::new(around, columns, sensed_seen, Vec::new()).run())
-        };
+        let pipeline = self.pipeline(around, sensed_seen, outbox);
         let sense = tokio::spawn(sense(self.source.clone(), timetable, first, clock, sensed, Arc::clone(&self.handed)));
         Life { epoch, state, spool, events, clock, reporter, sense, pipeline, keeper, uplink, forward, stop }
+    }
+
+    fn identity(&self, epoch: Epoch, clock: Clock) -> Identity {
+        let (fleet, class) = ("sim".parse().expect("a fleet's name"), "sim".parse().expect("a class's name"));
+        Identity { fleet, device: self.id.clone(), class, epoch, started: clock.wall() }
+    }
+
+    fn pipeline(&self, around: Surroundings, sensed: mpsc::Receiver<Sensed>, outbox: mpsc::Sender<Outgoing>) -> JoinHandle<()> {
+        match self.source.shape() {
+            Shape::Camera => tokio::spawn(Camera::new(around, true, sensed, None, Default::default(), outbox).run()),
+            Shape::Columns(columns) => tokio::spawn(Sensor::new(around, columns, sensed, Vec::new()).run()),
+        }
     }
 
     /// The process dies between two instructions.

@@ -100,7 +100,7 @@ async fn degraded_readings_that_claim_too_much_are_refused() {
         let beyond: Vec<Reading> =
             (0..40).map(|at| Reading { position: Position((1 << 53) + at), mono: Mono(at), values: vec![Some(1)] }).collect();
         let mut coarse = fixture::column("ax");
-        coarse.lsb = 0.0;
+        coarse.lsb = -1.0;
         let good = fixture::column("ax");
         for (column, rows) in [(good.clone(), backwards), (good, beyond), (coarse, (0..40).map(reading).collect())] {
             let remains = Degraded::downsample(&Block::pack(&[column], &rows).expect("one column")).expect("readings");

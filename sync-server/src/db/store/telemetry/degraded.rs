@@ -106,11 +106,11 @@ pub fn insert(tx: &Tx, place: &Place, arrival: &Arrival, remains: &Degraded, fre
         let base = int(batch.first_seq)?;
         tx.execute(sql, params![place.stream, first_seq, end_seq, base, place.source, span.0, span.1, clock, bytes])?;
     }
-    let mut minutes = Minutes::default();
+    let mut minutes = Minutes::new(remains.columns());
     let mut begin = batch.first_seq;
     for bucket in remains.buckets()? {
         if fresh.counts(begin) {
-            minutes.bucket(wall_of(&batch.clock, bucket.monos.0).0, remains.columns(), &bucket);
+            minutes.bucket(wall_of(&batch.clock, bucket.monos.0).0, &bucket);
         }
         begin += u64::from(bucket.len);
     }

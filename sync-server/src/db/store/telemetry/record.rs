@@ -235,9 +235,9 @@ fn insert_readings(tx: &Tx, place: &Place, arrival: &Arrival, block: &Block, fre
         let clock = wire::encode(&batch.clock);
         tx.execute(sql, params![place.stream, int(first_seq)?, int(end_seq)?, place.source, span.0, span.1, clock, bytes])?;
     }
-    let mut minutes = Minutes::default();
+    let mut minutes = Minutes::new(&block.columns);
     for (_, reading) in numbered.iter().filter(|(seq, _)| fresh.counts(*seq)) {
-        minutes.reading(wall_of(&batch.clock, reading.mono).0, &block.columns, &reading.values);
+        minutes.reading(wall_of(&batch.clock, reading.mono).0, &reading.values);
     }
     minutes.store(tx, place.source)?;
     if let Some((seq, newest)) = numbered.last() {

@@ -57,12 +57,13 @@ struct Oldest {
     bytes: u64,
 }
 
-/// In the order in which they were stored.
+/// In the order in which they were stored. Locked: two servers let go of a row once.
 fn oldest(tx: &Tx, table: &str) -> anyhow::Result<Vec<Oldest>> {
     let sql = format!(
         "SELECT kept.id, kept.stream, kept.source, kept.first_seq, kept.end_seq, kept.first_wall, kept.last_wall, batch.received,
          length(kept.bytes) FROM {table} AS kept JOIN batch ON batch.stream = kept.stream AND batch.first_seq = kept.first_seq
-         AND batch.end_seq = kept.end_seq ORDER BY kept.id LIMIT $1"
+         AND batch.end_seq = kept.end_seq ORDER BY kept.id LIMIT $1{}",
+        tx.lock("kept")
     );
     tx.rows(&sql, params![AT_ONCE], |row| {
         Ok(Oldest {

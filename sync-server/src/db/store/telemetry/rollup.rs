@@ -36,45 +36,81 @@ pub struct ColumnRollup {
     pub max: i32,
 }
 
-/// The minutes that one batch touches.
-#[derive(Default)]
-pub struct Minutes(BTreeMap<i64, Minute>);
+/// The minutes that one batch touches; all its records have the same columns.
+pub struct Minutes<'a> {
+    columns: &'a [Column],
+    counted: BTreeMap<i64, Counted>,
+}
 
-impl Minutes {
-    pub fn reading(&mut self, wall: i64, columns: &[Column], values: &[Option<i32>]) {
-        let minute = self.0.entry(wall.div_euclid(MINUTE_MS)).or_default();
+#[derive(Default)]
+struct Counted {
+    readings: u64,
+    degraded: u64,
+    /// Of each column; nothing where it had no value.
+    columns: Vec<Option<Values>>,
+}
+
+#[derive(Clone, Copy)]
+struct Values {
+    count: u64,
+    sum: i64,
+    min: i32,
+    max: i32,
+}
+
+impl Values {
+    fn and(self, more: Self) -> Self {
+        Self {
+            count: self.count + more.count,
+            sum: self.sum.saturating_add(more.sum),
+            min: self.min.min(more.min),
+            max: self.max.max(more.max),
+        }
+    }
+}
+
+impl<'a> Minutes<'a> {
+    pub fn new(columns: &'a [Column]) -> Self {
+        Self { columns, counted: BTreeMap::new() }
+    }
+
+    pub fn reading(&mut self, wall: i64, values: &[Option<i32>]) {
+        let minute = self.minute(wall);
         minute.readings += 1;
-        for (at, (column, value)) in columns.iter().zip(values).enumerate() {
-            if let (Some(value), false) = (*value, column.is_float()) {
-                minute.add(at, &ColumnRollup { column: column.clone(), count: 1, sum: i64::from(value), min: value, max: value });
+        for (known, value) in minute.columns.iter_mut().zip(values) {
+            if let Some(value) = *value {
+                let one = Values { count: 1, sum: i64::from(value), min: value, max: value };
+                *known = Some(known.map_or(one, |known| known.and(one)));
             }
         }
     }
 
     /// A mean stands for every reading of its bucket.
-    pub fn bucket(&mut self, wall: i64, columns: &[Column], bucket: &Bucket) {
-        let minute = self.0.entry(wall.div_euclid(MINUTE_MS)).or_default();
+    pub fn bucket(&mut self, wall: i64, bucket: &Bucket) {
+        let minute = self.minute(wall);
         let count = u64::from(bucket.len);
         (minute.readings, minute.degraded) = (minute.readings + count, minute.degraded + count);
-        for (at, column) in columns.iter().enumerate() {
-            if let (Some(mean), Some(min), Some(max), false) = (bucket.means[at], bucket.minima[at], bucket.maxima[at], column.is_float()) {
-                minute.add(at, &ColumnRollup { column: column.clone(), count, sum: i64::from(mean) * count as i64, min, max });
+        for (at, known) in minute.columns.iter_mut().enumerate() {
+            if let (Some(mean), Some(min), Some(max)) = (bucket.means[at], bucket.minima[at], bucket.maxima[at]) {
+                let all = Values { count, sum: i64::from(mean) * i64::from(bucket.len), min, max };
+                *known = Some(known.map_or(all, |known| known.and(all)));
             }
         }
     }
 
+    fn minute(&mut self, wall: i64) -> &mut Counted {
+        let width = self.columns.len();
+        self.counted.entry(wall.div_euclid(MINUTE_MS)).or_insert_with(|| Counted { columns: vec![None; width], ..Counted::default() })
+    }
+
     /// Adds what was counted to what is stored.
     pub fn store(self, tx: &Tx, source: i64) -> anyhow::Result<()> {
-        for (number, minute) in self.0 {
+        for (number, counted) in self.counted {
             let known = tx.first("SELECT bytes FROM rollup WHERE source = $1 AND minute = $2", params![source, number], |row| {
                 row.get::<_, Vec<u8>>(0)
             })?;
             let mut sum: Minute = known.map_or(Ok(Minute::default()), |bytes| wire::decode(&bytes)).context("a stored rollup")?;
-            sum.readings += minute.readings;
-            sum.degraded += minute.degraded;
-            for (at, column) in minute.columns.iter().enumerate() {
-                sum.add(at, column);
-            }
+            sum.take(self.columns, &counted);
             tx.execute(
                 "INSERT INTO rollup (source, minute, bytes) VALUES ($1, $2, $3) ON CONFLICT (source, minute) DO UPDATE SET bytes = excluded.bytes",
                 params![source, number, wire::encode(&sum)],
@@ -85,18 +121,30 @@ impl Minutes {
 }
 
 impl Minute {
+    fn take(&mut self, columns: &[Column], counted: &Counted) {
+        self.readings += counted.readings;
+        self.degraded += counted.degraded;
+        for (at, (column, values)) in columns.iter().zip(&counted.columns).enumerate() {
+            if let (Some(values), false) = (values, column.is_float()) {
+                self.add(at, column, *values);
+            }
+        }
+    }
+
     /// `at`: where the column is found unless the columns have changed.
-    fn add(&mut self, at: usize, more: &ColumnRollup) {
-        let same = |known: &ColumnRollup| known.column == more.column;
+    fn add(&mut self, at: usize, column: &Column, values: Values) {
+        let same = |known: &ColumnRollup| known.column == *column;
         let found = if self.columns.get(at).is_some_and(same) { Some(at) } else { self.columns.iter().position(same) };
         match found {
             Some(at) => {
                 let known = &mut self.columns[at];
-                known.count += more.count;
-                known.sum = known.sum.saturating_add(more.sum);
-                (known.min, known.max) = (known.min.min(more.min), known.max.max(more.max));
+                let sum = Values { count: known.count, sum: known.sum, min: known.min, max: known.max }.and(values);
+                (known.count, known.sum, known.min, known.max) = (sum.count, sum.sum, sum.min, sum.max);
             }
-            None if self.columns.len() < MAX_COLUMNS => self.columns.push(more.clone()),
+            None if self.columns.len() < MAX_COLUMNS => {
+                let Values { count, sum, min, max } = values;
+                self.columns.push(ColumnRollup { column: column.clone(), count, sum, min, max });
+            }
             None => {}
         }
     }
@@ -129,13 +177,19 @@ mod tests {
     fn a_column_is_found_wherever_it_stands_and_another_resolution_is_another_column() {
         let (ax, ay) = (fixture::column("ax"), fixture::column("ay"));
         let finer = Column { lsb: 0.25, ..ax.clone() };
-        let mut minutes = Minutes::default();
-        minutes.reading(0, &[ax.clone(), ay.clone()], &[Some(3), None]);
-        minutes.reading(1, &[ay.clone(), ax.clone()], &[Some(-7), Some(5)]);
-        minutes.reading(59_999, &[finer.clone()], &[Some(100)]);
-        minutes.reading(-1, &[ay.clone()], &[Some(1)]);
-        assert_eq!(minutes.0.keys().copied().collect::<Vec<_>>(), [-1, 0]);
-        let minute = &minutes.0[&0];
+        let mut minute = Minute::default();
+        let batches: [(&[Column], i64, &[Option<i32>]); 3] = [
+            (&[ax.clone(), ay.clone()], 0, &[Some(3), None]),
+            (&[ay.clone(), ax.clone()], 1, &[Some(-7), Some(5)]),
+            (&[finer.clone()], 59_999, &[Some(100)]),
+        ];
+        for (columns, wall, values) in batches {
+            let mut minutes = Minutes::new(columns);
+            minutes.reading(wall, values);
+            minutes.reading(wall - MINUTE_MS, values);
+            assert_eq!(minutes.counted.keys().copied().collect::<Vec<_>>(), [-1, 0]);
+            minute.take(columns, &minutes.counted[&0]);
+        }
         assert_eq!((minute.readings, minute.degraded), (3, 0));
         let found: Vec<_> = minute.columns.iter().map(|c| (&c.column, c.count, c.sum, c.min, c.max)).collect();
         assert_eq!(found, [(&ax, 2, 8, 3, 5), (&ay, 1, -7, -7, -7), (&finer, 1, 100, 100, 100)]);
