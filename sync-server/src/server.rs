@@ -105,12 +105,8 @@ impl Server {
         let enroll_line = door.as_ref().map(|(door, _)| format!("enroll {}", door.url));
         let enrolment = door.map(|(door, _)| door.serve(enrolment, stopped));
         let refreshing = tokio::spawn(keep_fresh(pki));
-        let addresses = [
-            Some(api_line),
-            broker.address().map(|address| told.line(address)),
-            enroll_line,
-            Some(format!("token {}", token.reveal())),
-        ];
+        let addresses =
+            [Some(api_line), broker.address().map(|address| told.line(address)), enroll_line, Some(format!("token {}", token.reveal()))];
         Ok(Self { addresses: addresses.into_iter().flatten().collect(), broker, api, enrolment, refreshing, retention, stop })
     }
 
