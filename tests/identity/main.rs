@@ -4,8 +4,8 @@
 //! Invariant: every case asks the server's API what became of the device, and has a deadline. Not here: the rules alone (`pki`,
 //! `enroll`, `trusted_time` test those).
 //!
-//! Seen red: no question for the time (`Secured::question` answering `None`); `Dated` judging dates always; no renewal when refused; the broker
-//! without its list of serial numbers; no bridges in the server's chain.
+//! Seen red: no question for the time (`Secured::question` answering `None`); a broker that asks its list for no serial number; no bridges in the
+//! server's chain; a token that begins with a hyphen.
 
 mod bed;
 
