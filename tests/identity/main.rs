@@ -116,6 +116,24 @@ fn a_device_that_was_off_while_its_certificate_expired_and_the_ca_was_rotated_co
 }
 
 #[test]
+fn after_400_days_off_a_device_renews_because_the_broker_refuses_it_and_uploads() {
+    let mut bed = Bed::start("90d");
+    for device in ["imu-1", "imu-2"] {
+        bed.enroll(device);
+    }
+    bed.stop_server();
+    let long_ago = Wall(wall_now().0 - 400 * DAY);
+    let expired = ["imu-1", "imu-2"].map(|device| bed.issued_at(device, long_ago));
+    bed.start_server("90d");
+    // Neither clock tells the device that its certificate has expired.
+    for ((device, old), clock) in ["imu-1", "imu-2"].into_iter().zip(expired).zip([Wall(0), Wall(long_ago.0 + DAY)]) {
+        with_clock(&bed, device, clock);
+        assert_ne!(bed.serial(device), old, "{device}");
+    }
+    bed.stop();
+}
+
+#[test]
 fn mosquitto_knows_devices_by_the_servers_ca_and_its_list_of_revoked_ones() {
     let Some(mut bed) = Bed::with_mosquitto() else { return };
     for device in ["imu-1", "imu-2"] {
