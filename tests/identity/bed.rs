@@ -10,8 +10,17 @@ use std::{
     time::Duration,
 };
 
+use rcgen::{CertificateParams, KeyPair};
 use wayside_agent::{enroll::identity::Identity, state::State};
-use wayside_common::{enrolment::Token, time::Wall};
+use wayside_common::{enrolment::Token, id::Digest, time::Wall};
+use wayside_sync_server::{
+    db::{
+        self,
+        identity::{Granting, Identity as _},
+        sqlite::Sqlite,
+    },
+    pki::{self, Pki, request::PublicKey},
+};
 use wayside_tests::demo::{
     api::Api,
     binaries::Binaries,
@@ -224,6 +233,26 @@ impl Bed {
     /// Of the device's certificate: its text stands for it.
     pub fn serial(&self, device: &str) -> String {
         self.identity(device).certificate
+    }
+
+    /// Gives a device the certificate that it would have if it had been enrolled then. The server must be stopped.
+    pub fn issued_at(&self, device: &str, then: Wall) -> String {
+        assert!(self.server.is_none());
+        let mut identity = self.identity(device);
+        let csr = CertificateParams::default().serialize_request(&KeyPair::from_pem(&identity.key).unwrap()).unwrap().pem().unwrap();
+        let key = PublicKey::of_request(&csr).unwrap();
+        let pki = Pki::open(&self.data().join("pki"), &identity.fleet, pki::Config::default(), true, wall_now()).unwrap();
+        let issued = pki.issue(&identity.device, &key, then).unwrap();
+        let (device, class, digest) = (identity.device.clone(), identity.class.clone(), Digest::of(device.as_bytes()));
+        let token = db::identity::Token { digest, device: device.clone(), class: class.clone(), expires: wall_now() };
+        let row = db::identity::Certificate { serial: issued.serial, device, class, issued: then, expires: issued.expires };
+        let store = Sqlite::open(&self.data().join("wayside.db")).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(store.keep_token(token, then)).unwrap();
+        assert_eq!(runtime.block_on(store.redeem(digest, row)).unwrap(), Granting::Done);
+        identity.certificate = issued.pem.clone();
+        identity.save(Path::new(&self.path(identity.device.as_str()))).unwrap();
+        issued.pem
     }
 
     pub fn authorities(&self, device: &str) -> String {

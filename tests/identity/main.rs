@@ -4,8 +4,8 @@
 //! Invariant: every case asks the server's API what became of the device, and has a deadline. Not here: the rules alone (`pki`,
 //! `enroll`, `trusted_time` test those).
 //!
-//! Seen red: no question for the time (`Secured::question` answering `None`); `Dated` judging dates always; no renewal when refused; the broker
-//! without its list of serial numbers; no bridges in the server's chain.
+//! Seen red: no question for the time (`Secured::question` answering `None`); a broker that asks its list for no serial number; no bridges in the
+//! server's chain; a token that begins with a hyphen; no renewal when the broker refuses the certificate.
 
 mod bed;
 
@@ -113,6 +113,25 @@ fn a_device_that_was_off_while_its_certificate_expired_and_the_ca_was_rotated_co
     for (device, clock) in [("imu-1", Wall(0)), ("imu-2", Wall(wall_now().0 - 400 * DAY))] {
         with_clock(&bed, device, clock);
         assert_ne!(bed.authorities(device), before, "{device} knows the new CA");
+    }
+    bed.stop();
+}
+
+#[test]
+fn after_200_days_off_a_device_renews_because_the_broker_refuses_it_and_uploads() {
+    let mut bed = Bed::start("90d");
+    for device in ["imu-1", "imu-2"] {
+        bed.enroll(device);
+    }
+    bed.stop_server();
+    // So that the time of the agent's build says nothing of it either.
+    let long_ago = Wall(wall_now().0 - 200 * DAY);
+    let expired = ["imu-1", "imu-2"].map(|device| bed.issued_at(device, long_ago));
+    bed.start_server("90d");
+    // Neither clock tells the device that its certificate has expired.
+    for ((device, old), clock) in ["imu-1", "imu-2"].into_iter().zip(expired).zip([Wall(0), Wall(long_ago.0 + DAY)]) {
+        with_clock(&bed, device, clock);
+        assert_ne!(bed.serial(device), old, "{device}");
     }
     bed.stop();
 }
