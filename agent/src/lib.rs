@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod drift;
 pub mod epoch;
+pub mod files;
 pub mod fit;
 pub mod infer;
 pub mod judge;
