@@ -12,6 +12,7 @@ mod open;
 mod page;
 mod room;
 mod salvage;
+mod sent;
 mod wear;
 
 use std::{
@@ -46,8 +47,6 @@ use crate::{config::duration::DurationText, files::Files, state::database};
 pub const SYNC_EVERY: Duration = Duration::from_secs(5);
 /// Deletions of acked batches wait for company, at most so many.
 const DELETE_TOGETHER: usize = 256;
-/// So many batches of a stream are marked as sent at once: one write for all of them.
-const MARK_AHEAD: i64 = 8;
 /// Batches that were handed out last may be on their way just now.
 const ON_THEIR_WAY: usize = 16;
 
@@ -157,8 +156,9 @@ pub struct Spool {
     bulk: u64,
     /// Acked, and not yet deleted on the disk.
     acked: BTreeSet<i64>,
-    /// Handed out while the disk refused to take that down.
+    /// Handed out in this run.
     sent: BTreeSet<i64>,
+    sent_below: sent::SentBelow,
     on_their_way: VecDeque<i64>,
     /// How long the agent had run, in all its starts, when this one began.
     ran_before: Duration,
@@ -215,6 +215,9 @@ impl Spool {
         self.connection.pragma_update(None, "synchronous", if sync { "FULL" } else { "NORMAL" })?;
         let ran = (self.ran_before + self.now.saturating_since(Mono(0))).as_secs() as i64;
         let transaction = self.connection.transaction()?;
+        // In one transaction they cost next to nothing, and the pages that they free are used at once.
+        let acked: BTreeSet<i64> = self.acked.iter().copied().take(DELETE_TOGETHER).collect();
+        delete(&transaction, &acked)?;
         let mut held = Vec::with_capacity(cuts.len());
         let mut streams = Vec::new();
         for cut in cuts {
@@ -235,6 +238,7 @@ impl Spool {
             streams.push(((epoch, cut.stream.clone()), row));
         }
         transaction.commit()?;
+        self.deleted(&acked);
         self.streams.extend(streams);
         if sync {
             self.synced = Some(self.now);
@@ -290,8 +294,8 @@ impl Spool {
             other => return Ok(other),
         };
         let Some((row, sent)) = self.find(key, "sent")? else { return Ok(Taken::Gone) };
-        if sent == 0 && !self.sent.contains(&row) && self.mark_sent(key).is_err() {
-            self.sent.insert(row);
+        if sent == 0 && !self.sent.contains(&row) {
+            self.note_sent(key.class, row);
         }
         self.on_their_way.push_back(row);
         if self.on_their_way.len() > ON_THEIR_WAY {
@@ -316,23 +320,6 @@ impl Spool {
         }
     }
 
-    /// Marks the batch and the next ones of its stream, and deletes what is acked on the way.
-    fn mark_sent(&mut self, key: &BatchKey) -> Result<(), SpoolError> {
-        let Some(stream) = self.streams.get(&(key.epoch, key.stream.clone())) else { return Ok(()) };
-        let transaction = self.connection.transaction()?;
-        transaction
-            .prepare(
-                "UPDATE batch SET sent = 1 WHERE id IN (SELECT id FROM batch WHERE stream = ?1 AND first_seq >= ?2 ORDER BY first_seq LIMIT ?3)",
-            )?
-            .execute(params![stream, key.first_seq as i64, MARK_AHEAD])?;
-        let deleted: BTreeSet<i64> = self.acked.iter().copied().take(DELETE_TOGETHER).collect();
-        delete(&transaction, &deleted)?;
-        transaction.commit()?;
-        self.acked.retain(|row| !deleted.contains(row));
-        self.wear.committed(&self.connection, 0);
-        Ok(())
-    }
-
     /// Frees batches that the server has committed. From now on they are gone; on the disk they go with the next of many. A death
     /// before that brings them back, and the server knows them.
     pub fn delete(&mut self, keys: &[BatchKey]) -> Result<(), SpoolError> {
@@ -353,7 +340,7 @@ impl Spool {
             let rows: BTreeSet<i64> = self.acked.iter().copied().take(together).collect();
             let transaction = self.connection.transaction()?;
             match delete(&transaction, &rows).and_then(|()| Ok(transaction.commit()?)) {
-                Ok(()) => self.acked.retain(|row| !rows.contains(row)),
+                Ok(()) => self.deleted(&rows),
                 Err(SpoolError::Sqlite(error)) if database::is_damage(&error) => return self.salvage_now(&error.to_string()),
                 Err(_) if together > 8 => together = 8,
                 Err(error) => return Err(error),
@@ -361,6 +348,13 @@ impl Spool {
         }
         self.wear.committed(&self.connection, 0);
         Ok(())
+    }
+
+    fn deleted(&mut self, rows: &BTreeSet<i64>) {
+        for row in rows {
+            self.acked.remove(row);
+            self.sent.remove(row);
+        }
     }
 
     /// The row of a batch that is neither acked nor given up, and one of its columns.
@@ -402,6 +396,7 @@ impl Drop for Spool {
     fn drop(&mut self) {
         let _ = self.connection.pragma_update(None, "synchronous", "FULL");
         let _ = self.delete_acked();
+        let _ = self.keep_sent();
         let _ = self.wear.save(&self.connection);
     }
 }

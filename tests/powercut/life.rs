@@ -87,7 +87,7 @@ impl Script<'_> {
         .expect("it is a configuration");
         let now = Wall(1_000_000 + start as i64 * 100_000);
         let mut state = State::open_in(&*self.disk.folder(), &root).expect("the disk works");
-        let limits = spool::Config { max_bytes: 9_000, bulk_bytes: Some(8_000), ..spool::Config::default() };
+        let limits = spool::Config { max_bytes: 2_400, bulk_bytes: Some(2_000), ..spool::Config::default() };
         let (mut spool, damage) = Spool::open_in(self.disk.folder(), &root, &limits).expect("the disk works");
         assert_eq!(damage, None);
         self.returned();

@@ -95,6 +95,7 @@ impl Spool {
         (self.normal, self.bulk, self.wear) = (fresh.normal, fresh.bulk, fresh.wear);
         self.acked.clear();
         self.sent.clear();
+        self.sent_below = fresh.sent_below;
         self.on_their_way.clear();
         self.synced = None;
         self.damage = Some(damage);
@@ -147,6 +148,7 @@ fn open_whole(files: &Arc<dyn Files>, path: &Path, config: &Config) -> Result<Op
     if let Err(error) = reserve(&mut connection, &**files, path, RESERVE) {
         tracing::warn!(%error, "the spool's log has no bytes in reserve");
     }
+    super::sent::settle(&mut connection)?;
     let streams = streams(&connection)?;
     let bytes = |class: i64| {
         let sql = "SELECT coalesce(sum(length), 0) FROM batch WHERE given_up = 0 AND class = ?1";
@@ -165,6 +167,7 @@ fn open_whole(files: &Arc<dyn Files>, path: &Path, config: &Config) -> Result<Op
         bulk,
         acked: Default::default(),
         sent: Default::default(),
+        sent_below: Default::default(),
         on_their_way: Default::default(),
         ran_before: Duration::from_secs(ran as u64),
         now: Mono(0),
@@ -235,8 +238,8 @@ fn save_into(files: &dyn Files, path: &Path, successor: &Path, reason: &str) -> 
     let pages = Pages::new(&read_file, files.len(path).unwrap_or(0), &read_log);
     let transaction = connection.transaction()?;
     let (mut rows, mut failed) = (BTreeMap::new(), None);
-    let found = salvage(&pages, |name, about, blob| {
-        if let Err(error) = put(&transaction, &mut rows, name, about, blob) {
+    let found = salvage(&pages, |id, name, about, blob| {
+        if let Err(error) = put(&transaction, &mut rows, id, name, about, blob) {
             failed.get_or_insert(error);
         }
     });
@@ -264,7 +267,8 @@ fn stream_row(connection: &Connection, rows: &mut Rows, epoch: Epoch, stream: &S
     Ok(connection.last_insert_rowid())
 }
 
-fn put(connection: &Connection, rows: &mut Rows, name: &Name, about: &About, blob: &[u8]) -> rusqlite::Result<()> {
+/// Under the number that it had, which tells its age, unless a leftover has that already.
+fn put(connection: &Connection, rows: &mut Rows, id: i64, name: &Name, about: &About, blob: &[u8]) -> rusqlite::Result<()> {
     let (epoch, stream, first_seq) = name;
     let row = stream_row(connection, rows, *epoch, stream)?;
     let fidelity =
@@ -272,7 +276,8 @@ fn put(connection: &Connection, rows: &mut Rows, name: &Name, about: &About, blo
     connection
         .prepare(
             "INSERT INTO batch (stream, first_seq, end_seq, class, fidelity, sent, given_up, from_position, to_position, from_wall, to_wall,
-             ran, length) VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?7, ?8, ?9, ?10, ?11, ?12)",
+             ran, length, id) VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?7, ?8, ?9, ?10, ?11, ?12,
+             CASE WHEN EXISTS (SELECT 1 FROM batch WHERE id = ?13) THEN NULL ELSE ?13 END)",
         )?
         .execute(params![
             row,
@@ -286,7 +291,8 @@ fn put(connection: &Connection, rows: &mut Rows, name: &Name, about: &About, blo
             about.span.0.0,
             about.span.1.0,
             about.ran,
-            blob.len() as i64
+            blob.len() as i64,
+            id
         ])?;
     let id = connection.last_insert_rowid();
     connection.prepare("INSERT INTO blob (id, checksum, bytes) VALUES (?1, ?2, ?3)")?.execute(params![id, checksum(blob), blob])?;

@@ -103,7 +103,7 @@ impl Spool {
         if first.is_none_or(|first| first >= oldest_allowed) {
             return Ok(());
         }
-        let candidates = self.candidates("given_up = 0 AND ran < ?1", oldest_allowed, u64::MAX, STEPS)?;
+        let candidates = self.candidates("given_up = 0 AND ran < ?1", oldest_allowed, None, u64::MAX, STEPS)?;
         room.more |= candidates.len() >= STEPS;
         self.mark_given_up(candidates, Reason::TooOld, room)
     }
@@ -113,18 +113,18 @@ impl Spool {
         if needed == 0 {
             return Ok(());
         }
-        let filter = format!("given_up = 0 AND class = {} AND sent = ?1", class_number(class));
-        let candidates = self.candidates(&filter, i64::from(sent), needed, usize::MAX)?;
+        let candidates = self.candidates("given_up = 0 AND class = ?1", class_number(class), Some(sent), needed, usize::MAX)?;
         candidates.iter().for_each(|candidate| excess.freed(class, candidate.length));
         self.mark_given_up(candidates, Reason::Evicted, room)
     }
 
-    /// The oldest rows that `filter` lets through, until `bytes` are together.
-    fn candidates(&self, filter: &str, value: i64, bytes: u64, most: usize) -> Result<Vec<Candidate>, SpoolError> {
+    /// The oldest rows that `filter` lets through, sent ones or others, until `bytes` are together.
+    fn candidates(&self, filter: &str, value: i64, sent: Option<bool>, bytes: u64, most: usize) -> Result<Vec<Candidate>, SpoolError> {
         let on_their_way: BTreeSet<i64> = self.on_their_way.iter().copied().collect();
         let names: std::collections::BTreeMap<i64, &(Epoch, StreamId)> = self.streams.iter().map(|(name, row)| (*row, name)).collect();
-        let mut statement =
-            self.connection.prepare(&format!("SELECT id, stream, first_seq, end_seq, length FROM batch WHERE {filter} ORDER BY id"))?;
+        let mut statement = self
+            .connection
+            .prepare(&format!("SELECT id, stream, first_seq, end_seq, length, sent FROM batch WHERE {filter} ORDER BY id"))?;
         let mut rows = statement.query([value])?;
         let (mut found, mut together) = (Vec::new(), 0);
         while let Some(row) = rows.next()?
@@ -133,7 +133,8 @@ impl Spool {
         {
             let id = row.get(0)?;
             let Some((epoch, stream)) = names.get(&row.get(1)?) else { continue };
-            if on_their_way.contains(&id) || self.acked.contains(&id) {
+            let was_sent = row.get::<_, bool>(5)? || self.sent.contains(&id);
+            if on_their_way.contains(&id) || self.acked.contains(&id) || sent.is_some_and(|sent| sent != was_sent) {
                 continue;
             }
             let key =
@@ -170,8 +171,7 @@ impl Spool {
             return Ok(0);
         }
         // By how much a batch will shrink shows only when it is done, so more than enough are looked at.
-        let mut candidates = self.candidates("given_up = 0 AND sent = 0 AND fidelity = ?1", rank(from), u64::MAX, most)?;
-        candidates.retain(|candidate| !self.sent.contains(&candidate.row));
+        let candidates = self.candidates("given_up = 0 AND fidelity = ?1", rank(from), Some(false), u64::MAX, most)?;
         let transaction = self.connection.transaction()?;
         let (mut done, mut damaged) = (Vec::new(), Vec::new());
         for candidate in candidates {

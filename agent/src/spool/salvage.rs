@@ -64,7 +64,7 @@ struct BatchRow {
 }
 
 /// Reads all that can be read; `save` gets the blob of each batch that is saved.
-pub fn salvage(pages: &Pages<'_>, mut save: impl FnMut(&Name, &About, &[u8])) -> Salvage {
+pub fn salvage(pages: &Pages<'_>, mut save: impl FnMut(i64, &Name, &About, &[u8])) -> Salvage {
     let tables = Tables::find(pages);
     let mut found = Salvage { unknown: !tables.streams_whole, ..Salvage::default() };
     let mut names = BTreeMap::new();
@@ -100,7 +100,7 @@ pub fn salvage(pages: &Pages<'_>, mut save: impl FnMut(&Name, &About, &[u8])) ->
         *low = (*low).max(batch.lowest_held);
         done.insert(id);
         if found.saved.insert(name.clone(), about).is_none() {
-            save(&name, &about, blob);
+            save(id, &name, &about, blob);
         }
     }
     for (_, row) in rows.iter().filter(|(id, _)| !done.contains(*id)) {
