@@ -111,12 +111,15 @@ impl Agent {
         }
         let (storage_fault, storage_fault_seen) = watch::channel(state.storage_fault()?);
         let time = Timekeeper::new(clock, state.signed_time()?);
+        let updates_stopped = state.damage()?.is_some();
         let (state, spool) = (Store::new(state), Store::new(spool));
         let (held, held_seen) = mpsc::channel(HELD);
         let (cuts, cuts_seen) = mpsc::channel(CUTS);
         let (given_up, given_up_seen) = mpsc::channel(8);
         let (outbox, outbox_seen) = mpsc::channel(OUTBOX);
         let (arrived, arrived_seen) = mpsc::channel(OUTBOX);
+        // A device that has forgotten what it obeyed obeys nothing until it is repaired: the updater loads the models and ends.
+        let arrived_seen = if updates_stopped { mpsc::channel(1).1 } else { arrived_seen };
         let (installed, installed_seen) = watch::channel(installed(&memory));
         let (stop, stop_seen) = watch::channel(None);
         let (facts, facts_seen) = mpsc::channel(16);
@@ -202,13 +205,15 @@ fn open(config: &Config, clock: Clock) -> anyhow::Result<Opening> {
     let at = clock.stamp();
     std::fs::create_dir_all(&config.data_dir).with_context(|| format!("{} cannot be made", config.data_dir.display()))?;
     let mut state = State::open(&config.data_dir)?;
-    let (mut spool, spool_lost) = Spool::open(&config.data_dir, &config.spool)?;
-    if spool_lost.is_some() {
+    let (mut spool, damage) = Spool::open(&config.data_dir, &config.spool)?;
+    if let Some(damage) = &damage {
+        tracing::error!(reason = damage.reason, saved = damage.saved, lost = damage.lost, "the spool was damaged");
         state.set_storage_fault()?;
     }
+    epoch::recover(&mut state, &spool, at.wall)?;
     let nonce = getrandom::u64().context("the system gives no random number")?;
     let sources = config.sources.iter().map(|source| epoch::open(&mut state, source, at.wall)).collect::<anyhow::Result<Vec<Opened>>>()?;
-    let begun = epoch::begin(&mut state, &mut spool, &sources, nonce, at, spool_lost.as_deref())?;
+    let begun = epoch::begin(&mut state, &mut spool, &sources, nonce, at, damage.as_ref())?;
 
     let slots = Slots::open(&config.data_dir)?;
     let rows = state.slots()?;

@@ -2,9 +2,11 @@
 //!
 //! Invariant: what a person asked for goes to stdout, everything else to stderr. Not here: doing it.
 
+pub mod spool;
+
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::{enroll::command, infer, worker};
 
@@ -38,6 +40,33 @@ pub enum Command {
         #[command(subcommand)]
         verb: ConfigVerb,
     },
+    /// What waits on this device for the server; the agent must not run meanwhile
+    Spool {
+        #[command(subcommand)]
+        verb: SpoolVerb,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SpoolVerb {
+    /// Reads every byte of the stores and says what is wrong; exit code 8 where something is
+    Check(SpoolArguments),
+    /// Saves what can be read, enters the rest into the gap ledger, and lets updates go on
+    Repair(SpoolArguments),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct SpoolArguments {
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    Table,
+    Json,
 }
 
 #[derive(Debug, Subcommand)]

@@ -19,7 +19,7 @@ use wayside_common::{
 use crate::{
     ledger::{self, Ending, Standing, Timetable},
     source::{self, Pace, Shape, Source, SourceConfig},
-    spool::{Mark, Spool},
+    spool::{Damage, Mark, Spool},
     state::{Anchor, PastEpoch, State},
 };
 
@@ -67,21 +67,34 @@ pub struct Begun {
     pub first: BTreeMap<SourceName, Position>,
 }
 
-/// Begins an epoch. `spool_lost`: why the spool is a new one, if it is.
+/// Lets a `state.db` that was lost take over what the spool remembers. Call it before the sources are opened.
+pub fn recover(state: &mut State, spool: &Spool, now: Wall) -> anyhow::Result<()> {
+    if state.take_over(&spool.memory()?, now)? {
+        tracing::error!("the state store was lost; sensing goes on, updates wait for `wayside-agent spool repair`");
+    }
+    Ok(())
+}
+
+/// Begins an epoch. `damage`: what the spool has lost, if it has.
 pub fn begin(
     state: &mut State,
     spool: &mut Spool,
     sources: &[Opened],
     nonce: u64,
     at: ClockStamp,
-    spool_lost: Option<&str>,
+    damage: Option<&Damage>,
 ) -> anyhow::Result<Begun> {
     let now = at.wall;
     let past = state.past_epochs()?;
     let marks = spool.marks()?;
     let epoch = Epoch { counter: past.first().map_or(1, |last| last.epoch.counter + 1), nonce };
-    let missing = match (past.first(), spool_lost) {
-        (Some(last), Some(_)) => sources.iter().map(|opened| lost(opened.stream(), last, now)).collect(),
+    // A spool that knows of no epoch although there were some is not the one of before.
+    let unknown = damage.is_some_and(|damage| damage.unknown) || (!past.is_empty() && spool.memory()?.epochs.is_empty());
+    let missing = match (past.first(), unknown) {
+        (Some(last), true) => {
+            let since = past.iter().map(|past| past.started).min().unwrap_or(last.started);
+            sources.iter().map(|opened| lost(opened.stream(), last.epoch, (since.min(now), now))).collect()
+        }
         (last, _) => ledger::entries(&standings(state, sources, &marks, last, epoch)?, ending(last, &marks), now),
     };
     let mut first = BTreeMap::new();
@@ -104,7 +117,16 @@ pub fn begin(
         tracing::info!(stream = %gap.stream, reason = %gap.reason, positions = ?gap.positions, "the ledger has a new entry");
     }
     let remembered: Vec<Epoch> = past.iter().take(REMEMBERED).map(|past| past.epoch).collect();
-    spool.forget_marks(&remembered)?;
+    if unknown {
+        spool.loss_entered()?;
+    }
+    // Neither is needed for what follows, and a disk that refuses both does not stop the sensing.
+    if let Err(error) = spool.forget_marks(&remembered) {
+        tracing::warn!(%error, "old marks stay in the spool");
+    }
+    if let Err(error) = spool.remember(&state.memory()?) {
+        tracing::warn!(%error, "the spool cannot remember the epoch");
+    }
     Ok(Begun { epoch, at, first })
 }
 
@@ -151,15 +173,8 @@ fn stored(state: &State, marks: &[Mark], stream: &StreamId) -> anyhow::Result<Op
 }
 
 /// Nobody knows how much of a destroyed spool the server has.
-fn lost(stream: StreamId, last: &PastEpoch, now: Wall) -> Gap {
-    Gap {
-        epoch: last.epoch,
-        stream,
-        extent: Extent::Unknown { after_seq: None },
-        positions: None,
-        span: (last.started, now),
-        reason: Reason::SpoolLost,
-    }
+fn lost(stream: StreamId, epoch: Epoch, span: (Wall, Wall)) -> Gap {
+    Gap { epoch, stream, extent: Extent::Unknown { after_seq: None }, positions: None, span, reason: Reason::SpoolLost }
 }
 
 #[cfg(test)]
@@ -194,7 +209,7 @@ mod tests {
             let Pace::Timed(schedule) = opened.source.pace() else { panic!("it is timed") };
             let at = ClockStamp { mono: Mono(0), wall: Wall(now), quality: WallQuality::Plausible };
             let known = state.ledger().unwrap().gaps.len();
-            let begun = begin(&mut state, &mut spool, &[opened], 1, at, lost.as_deref()).unwrap();
+            let begun = begin(&mut state, &mut spool, &[opened], 1, at, lost.as_ref()).unwrap();
             let gaps = state.ledger().unwrap().gaps.split_off(known);
             let first = begun.first[&"imu0".parse().unwrap()].0;
             if commit > 0 {

@@ -74,6 +74,7 @@ impl Keeper {
                     let Some(cut) = cut else { break };
                     let cuts = self.gather(cut).await;
                     self.keep(cuts, &mut memory).await;
+                    self.look_for_damage(&mut memory).await;
                     self.make_room(&mut memory).await;
                 }
             }
@@ -123,17 +124,34 @@ impl Keeper {
         self.enter(memory).await;
     }
 
-    /// Gives up what does not fit. Its ledger entries are durable before it is deleted.
+    /// A file that turned out to be damaged was replaced with what could be saved of it.
+    async fn look_for_damage(&mut self, memory: &mut Memory) {
+        let Some(damage) = self.spool.with(Spool::take_damage).await else { return };
+        tracing::error!(reason = damage.reason, saved = damage.saved, lost = damage.lost, "the spool was damaged");
+        self.fault(damage.reason, memory);
+        self.settle(memory).await;
+    }
+
+    /// Degrades and gives up what does not fit. The ledger entries are durable before anything is deleted.
     async fn make_room(&mut self, memory: &mut Memory) {
-        match self.spool.with(Spool::give_up).await {
-            Ok(keys) if keys.is_empty() => {}
-            Ok(keys) => {
-                for key in keys {
-                    let _ = self.reporter.held.send(sender::Event::GivenUp(key)).await;
-                }
+        loop {
+            let room = match self.spool.with(Spool::make_room).await {
+                Ok(room) => room,
+                Err(error) => return tracing::error!(%error, "the spool cannot make room"),
+            };
+            for HeldBatch { key, end_seq, bytes } in room.degraded {
+                let _ = self.reporter.held.send(sender::Event::Held { key, end_seq, bytes }).await;
+            }
+            let settle = !room.given_up.is_empty();
+            for key in room.given_up {
+                let _ = self.reporter.held.send(sender::Event::GivenUp(key)).await;
+            }
+            if settle {
                 self.settle(memory).await;
             }
-            Err(error) => tracing::error!(%error, "the spool cannot make room"),
+            if !room.more {
+                return;
+            }
         }
     }
 
@@ -243,7 +261,7 @@ mod tests {
     async fn what_is_given_up_is_entered_once_however_often_the_disk_refuses() {
         let dir = Scratch::new();
         let state = Store::new(State::open(dir.path()).unwrap());
-        let (mut spool, _) = Spool::open(dir.path(), &spool::Config { max_bytes: 1 }).unwrap();
+        let (mut spool, _) = Spool::open(dir.path(), &spool::Config { max_bytes: 1, ..spool::Config::default() }).unwrap();
         let epoch = Epoch { counter: 1, nonce: 1 };
         let reading = Reading { position: Position(0), mono: Mono(0), values: vec![] };
         let cut = Cut {
@@ -255,7 +273,7 @@ mod tests {
         };
         let clock = Clock::start();
         spool.append(epoch, clock.stamp(), std::slice::from_ref(&cut)).unwrap();
-        spool.give_up().unwrap();
+        spool.make_room().unwrap();
         let (held, _held_seen) = mpsc::channel(10);
         let reporter = Reporter { epoch, clock, state: state.clone(), held, hello_due: Arc::new(Notify::new()) };
         let ((_cuts, cuts), (_given_up, given_up), (storage_fault, _)) = (mpsc::channel(1), mpsc::channel(1), watch::channel(false));

@@ -10,6 +10,7 @@ pub mod config;
 pub mod drift;
 pub mod enroll;
 pub mod epoch;
+pub mod files;
 pub mod fit;
 pub mod infer;
 pub mod judge;

@@ -8,7 +8,7 @@ use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use wayside_agent::{
     agent::Agent,
-    cli::{Cli, Command, ConfigVerb},
+    cli::{self, Cli, Command, ConfigVerb},
     config::{Config, log_to_stderr},
     enroll, infer, worker,
 };
@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         Command::Infer(arguments) => infer::run(&arguments),
         Command::Worker(arguments) => worker::run(&arguments).map(|()| ExitCode::SUCCESS),
         Command::Config { verb: ConfigVerb::Check { config } } => check(&config),
+        Command::Spool { verb } => cli::spool::run(&verb),
     };
     match done {
         Ok(code) => code,

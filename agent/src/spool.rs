@@ -1,39 +1,70 @@
 //! The spool: batches of normal and bulk streams on disk until the server has committed them.
 //!
-//! Invariant: a batch is written once and never changed; it leaves only after an ack ([`Spool::delete`]) or through
-//! [`Spool::give_up`] and [`Spool::forget`], between which its ledger entry becomes durable elsewhere. A batch that was ever handed out
-//! for sending is not given up, because the server may have it. WAL with synchronous=NORMAL: the death of the process loses
-//! nothing committed. Not here: vital streams and the ledger (`state`), when to commit (`keeper`).
+//! Invariant: a batch keeps its name and its seqs for ever, and its bytes unless it is degraded before it was ever handed out. It leaves
+//! only after an ack ([`Spool::delete`]) or through [`Spool::make_room`] or [`Spool::give_up_for`] and then [`Spool::forget`], between which
+//! its ledger entry becomes durable elsewhere. WAL with synchronous=NORMAL, and a sync at most [`SYNC_EVERY`] after the last: the
+//! death of the process loses nothing committed, a power cut the newest seconds. Not here: vital streams and the ledger (`state`),
+//! when to commit (`keeper`).
+
+pub mod check;
+mod memory;
+mod open;
+mod page;
+mod room;
+mod salvage;
+mod sent;
+mod wear;
 
 use std::{
-    path::{Path, PathBuf},
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    path::PathBuf,
     str::FromStr,
+    sync::Arc,
     time::Duration,
 };
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use serde::Deserialize;
 use wayside_common::{
+    degraded::Fidelity,
     gap::{Extent, Gap, Reason},
-    id::{Class, Digest, Epoch, StreamId},
+    id::{Class, Digest, Epoch, StreamId, StreamKind},
     record::{Batch, Body},
     schedule::Position,
     sync::sender::BatchKey,
-    time::{ClockStamp, Wall},
+    time::{ClockStamp, Mono, Wall},
     wire,
 };
+
+pub use memory::Memory;
+pub use open::Damage;
+pub use room::Room;
+pub use wear::Wear;
+
+use crate::{config::duration::DurationText, files::Files, state::database};
+
+/// How old a commit may be that a power cut undoes, while batches keep coming.
+pub const SYNC_EVERY: Duration = Duration::from_secs(5);
+/// Deletions of acked batches wait for company, at most so many.
+const DELETE_TOGETHER: usize = 256;
+/// Batches that were handed out last may be on their way just now.
+const ON_THEIR_WAY: usize = 16;
 
 /// `[spool]` of the configuration file.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Batches beyond this are given up: bulk before normal, old before new.
+    /// All batches together. Beyond it bulk goes before normal and old before new: readings are degraded, then batches are given up.
     pub max_bytes: u64,
+    /// Batches of bulk streams; the rest is kept free for normal ones. Absent: three quarters of `max_bytes`.
+    pub bulk_bytes: Option<u64>,
+    /// Batches that have waited so long, while the agent ran, are given up.
+    pub max_age: DurationText,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { max_bytes: 64 * 1024 * 1024 }
+        Self { max_bytes: 64 * 1024 * 1024, bulk_bytes: None, max_age: DurationText(Duration::from_secs(30 * 86_400)) }
     }
 }
 
@@ -105,129 +136,131 @@ pub enum Taken {
 pub enum SpoolError {
     #[error("the spool: {0}")]
     Sqlite(#[from] rusqlite::Error),
-    #[error("the spool holds {0:?}, which is not a name")]
-    Name(String),
+    #[error("the spool holds {0:?}, which is not what it should be")]
+    Value(String),
+    #[error("another agent runs on this data folder")]
+    InUse,
     #[error("the spool's file cannot be moved aside: {0}")]
     Aside(#[from] std::io::Error),
 }
 
-#[derive(Debug)]
 pub struct Spool {
     connection: Connection,
-    /// Of all blobs that are not given up.
-    bytes: u64,
-    max_bytes: u64,
-    /// Handed out for sending while the disk refused to take that down.
-    sent: Vec<i64>,
+    files: Arc<dyn Files>,
+    path: PathBuf,
+    config: Config,
+    /// Rows of `stream`.
+    streams: BTreeMap<(Epoch, StreamId), i64>,
+    /// Bytes of the batches that are neither acked nor given up.
+    normal: u64,
+    bulk: u64,
+    /// Acked, and not yet deleted on the disk.
+    acked: BTreeSet<i64>,
+    /// Handed out in this run.
+    sent: BTreeSet<i64>,
+    sent_below: sent::SentBelow,
+    on_their_way: VecDeque<i64>,
+    /// How long the agent had run, in all its starts, when this one began.
+    ran_before: Duration,
+    /// The latest that a caller has said.
+    now: Mono,
+    synced: Option<Mono>,
+    wear: Wear,
+    /// What happened to the file since somebody asked.
+    damage: Option<Damage>,
 }
 
+impl std::fmt::Debug for Spool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Spool").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+/// Layouts are told apart by `user_version`. The order of the columns is known to `salvage` as well.
+const LAYOUT: i64 = 2;
 const SCHEMA: &str = "
-CREATE TABLE IF NOT EXISTS batch (
-    id INTEGER PRIMARY KEY,
-    epoch TEXT NOT NULL, stream TEXT NOT NULL, first_seq INTEGER NOT NULL, end_seq INTEGER NOT NULL,
-    class INTEGER NOT NULL, given_up INTEGER NOT NULL DEFAULT 0,
-    from_position INTEGER, to_position INTEGER, from_wall INTEGER NOT NULL, to_wall INTEGER NOT NULL,
-    length INTEGER NOT NULL, checksum BLOB NOT NULL, blob BLOB NOT NULL,
-    UNIQUE (epoch, stream, first_seq));
-CREATE TABLE IF NOT EXISTS sent (batch INTEGER PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS stream (
-    epoch TEXT NOT NULL, stream TEXT NOT NULL, next_seq INTEGER NOT NULL, last_position INTEGER,
-    last_wall INTEGER NOT NULL, committed INTEGER NOT NULL, PRIMARY KEY (epoch, stream)) WITHOUT ROWID;
+    id INTEGER PRIMARY KEY, epoch TEXT NOT NULL, stream TEXT NOT NULL, next_seq INTEGER NOT NULL, last_position INTEGER,
+    last_wall INTEGER NOT NULL, committed INTEGER NOT NULL, UNIQUE (epoch, stream));
+CREATE TABLE IF NOT EXISTS batch (
+    id INTEGER PRIMARY KEY, stream INTEGER NOT NULL, first_seq INTEGER NOT NULL, end_seq INTEGER NOT NULL,
+    class INTEGER NOT NULL, fidelity INTEGER, sent INTEGER NOT NULL, given_up INTEGER NOT NULL,
+    from_position INTEGER, to_position INTEGER, from_wall INTEGER NOT NULL, to_wall INTEGER NOT NULL,
+    ran INTEGER NOT NULL, length INTEGER NOT NULL, UNIQUE (stream, first_seq));
+CREATE TABLE IF NOT EXISTS blob (id INTEGER PRIMARY KEY, checksum BLOB NOT NULL, bytes BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS given_up ON batch (given_up) WHERE given_up > 0;
+CREATE TABLE IF NOT EXISTS loss (id INTEGER PRIMARY KEY, gap BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS memory (name TEXT PRIMARY KEY, value BLOB NOT NULL);
 ";
 
 impl Spool {
-    /// Opens `spool.db` in `dir`. A file that SQLite cannot use is moved aside; then the second part says why.
-    pub fn open(dir: &Path, config: &Config) -> Result<(Self, Option<String>), SpoolError> {
-        let path = dir.join("spool.db");
-        let reason = match Self::open_file(&path, config) {
-            Ok(spool) => return Ok((spool, None)),
-            Err(SpoolError::Sqlite(error)) if is_damage(&error) => error.to_string(),
-            Err(error) => return Err(error),
-        };
-        set_aside(&path)?;
-        Ok((Self::open_file(&path, config)?, Some(reason)))
-    }
-
-    fn open_file(path: &Path, config: &Config) -> Result<Self, SpoolError> {
-        let connection = Connection::open(path)?;
-        // One agent per folder; and the log's index lies in RAM, not in a file of its own.
-        connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
-        connection.busy_timeout(Duration::ZERO)?;
-        connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.pragma_update(None, "synchronous", "NORMAL")?;
-        connection.execute_batch(SCHEMA)?;
-        let bytes: i64 = connection.query_row("SELECT coalesce(sum(length), 0) FROM batch WHERE given_up = 0", [], |row| row.get(0))?;
-        Ok(Self { connection, bytes: bytes as u64, max_bytes: config.max_bytes, sent: Vec::new() })
-    }
-
     /// Encodes and commits `cuts` in one transaction: all of them, or none.
     pub fn append(&mut self, epoch: Epoch, clock: ClockStamp, cuts: &[Cut]) -> Result<Vec<HeldBatch>, SpoolError> {
+        self.now = self.now.max(clock.mono);
+        let held = match self.append_once(epoch, clock, cuts) {
+            Err(SpoolError::Sqlite(error)) if database::is_damage(&error) => {
+                self.salvage_now(&error.to_string())?;
+                self.append_once(epoch, clock, cuts)?
+            }
+            done => done?,
+        };
+        for HeldBatch { key, bytes, .. } in &held {
+            *self.bytes_of(key.class) += bytes;
+        }
+        Ok(held)
+    }
+
+    fn append_once(&mut self, epoch: Epoch, clock: ClockStamp, cuts: &[Cut]) -> Result<Vec<HeldBatch>, SpoolError> {
+        let sync = self.synced.is_none_or(|synced| self.now >= synced + SYNC_EVERY);
+        self.connection.pragma_update(None, "synchronous", if sync { "FULL" } else { "NORMAL" })?;
+        let ran = (self.ran_before + self.now.saturating_since(Mono(0))).as_secs() as i64;
         let transaction = self.connection.transaction()?;
+        // In one transaction they cost next to nothing, and the pages that they free are used at once.
+        let acked: BTreeSet<i64> = self.acked.iter().copied().take(DELETE_TOGETHER).collect();
+        delete(&transaction, &acked)?;
         let mut held = Vec::with_capacity(cuts.len());
-        let mut bytes = 0;
+        let mut streams = Vec::new();
         for cut in cuts {
-            let (epoch_text, stream) = (epoch.to_string(), cut.stream.to_string());
-            let lowest: Option<i64> = transaction
-                .prepare("SELECT min(first_seq) FROM batch WHERE epoch = ?1 AND stream = ?2 AND given_up = 0")?
-                .query_row(params![epoch_text, stream], |row| row.get(0))?;
+            let row = mark(&transaction, epoch, clock, cut)?;
+            let lowest = lowest_held(&transaction, row, &self.acked)?;
             let batch = Batch {
                 epoch,
                 stream: cut.stream.clone(),
                 first_seq: cut.first_seq,
-                lowest_held: lowest.map_or(cut.first_seq, |lowest| cut.first_seq.min(lowest as u64)),
+                lowest_held: lowest.map_or(cut.first_seq, |lowest| cut.first_seq.min(lowest)),
                 clock,
                 body: cut.body.clone(),
             };
-            let class = cut.stream.kind.class();
-            let end_seq = cut.end_seq();
             let blob = wire::encode_batch(&batch);
-            let blob_bytes = blob.len() as u64;
-            let (from_position, to_position) = cut.positions.map(|(from, to)| (from.0 as i64, to.0 as i64)).unzip();
-            transaction
-                .prepare(
-                    "INSERT INTO batch (epoch, stream, first_seq, end_seq, class, from_position, to_position, from_wall, to_wall, length,
-                     checksum, blob) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
-                )?
-                .execute(params![
-                    epoch_text,
-                    stream,
-                    cut.first_seq as i64,
-                    end_seq as i64,
-                    rank(class),
-                    from_position,
-                    to_position,
-                    cut.span.0.0,
-                    cut.span.1.0,
-                    blob.len() as i64,
-                    checksum(&blob),
-                    blob
-                ])?;
-            transaction
-                .prepare(
-                    "INSERT INTO stream (epoch, stream, next_seq, last_position, last_wall, committed) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-                     ON CONFLICT (epoch, stream) DO UPDATE SET next_seq = excluded.next_seq,
-                     last_position = coalesce(excluded.last_position, last_position), last_wall = excluded.last_wall,
-                     committed = excluded.committed",
-                )?
-                .execute(params![epoch_text, stream, end_seq as i64, to_position, cut.span.1.0, clock.wall.0])?;
-            bytes += blob_bytes;
-            let key = BatchKey { class, epoch, first_seq: cut.first_seq, stream: cut.stream.clone() };
-            held.push(HeldBatch { key, end_seq, bytes: blob_bytes });
+            insert(&transaction, row, cut, ran, &blob)?;
+            let key = BatchKey { class: cut.stream.kind.class(), epoch, first_seq: cut.first_seq, stream: cut.stream.clone() };
+            held.push(HeldBatch { key, end_seq: cut.end_seq(), bytes: blob.len() as u64 });
+            streams.push(((epoch, cut.stream.clone()), row));
         }
         transaction.commit()?;
-        self.bytes += bytes;
+        self.deleted(&acked);
+        self.streams.extend(streams);
+        if sync {
+            self.synced = Some(self.now);
+        }
+        self.wear.committed(&self.connection, held.iter().map(|held| held.bytes).sum());
         Ok(held)
     }
 
     /// Every batch that is to be sent.
     pub fn held(&self) -> Result<Vec<HeldBatch>, SpoolError> {
+        let names: BTreeMap<i64, &(Epoch, StreamId)> = self.streams.iter().map(|(name, row)| (*row, name)).collect();
         let mut statement =
-            self.connection.prepare("SELECT epoch, stream, first_seq, end_seq, length FROM batch WHERE given_up = 0 ORDER BY id")?;
+            self.connection.prepare("SELECT id, stream, first_seq, end_seq, length FROM batch WHERE given_up = 0 ORDER BY id")?;
         let mut rows = statement.query([])?;
         let mut held = Vec::new();
         while let Some(row) = rows.next()? {
-            let stream: StreamId = name(row.get(1)?)?;
-            let key = BatchKey { class: stream.kind.class(), epoch: name(row.get(0)?)?, first_seq: row.get::<_, i64>(2)? as u64, stream };
+            let Some((epoch, stream)) = names.get(&row.get(1)?) else { continue };
+            if self.acked.contains(&row.get(0)?) {
+                continue;
+            }
+            let key =
+                BatchKey { class: stream.kind.class(), epoch: *epoch, first_seq: row.get::<_, i64>(2)? as u64, stream: stream.clone() };
             held.push(HeldBatch { key, end_seq: row.get::<_, i64>(3)? as u64, bytes: row.get::<_, i64>(4)? as u64 });
         }
         Ok(held)
@@ -235,160 +268,120 @@ impl Spool {
 
     /// How far every (epoch, stream) is durable.
     pub fn marks(&self) -> Result<Vec<Mark>, SpoolError> {
-        let mut statement = self.connection.prepare(
-            "SELECT epoch, stream, next_seq, last_position, last_wall, committed, (SELECT min(first_seq) FROM batch
-             WHERE batch.epoch = stream.epoch AND batch.stream = stream.stream AND given_up = 0) FROM stream",
-        )?;
+        let mut statement =
+            self.connection.prepare("SELECT id, epoch, stream, next_seq, last_position, last_wall, committed FROM stream ORDER BY id")?;
         let mut rows = statement.query([])?;
         let mut marks = Vec::new();
         while let Some(row) = rows.next()? {
             marks.push(Mark {
-                epoch: name(row.get(0)?)?,
-                stream: name(row.get(1)?)?,
-                next_seq: row.get::<_, i64>(2)? as u64,
-                last_position: row.get::<_, Option<i64>>(3)?.map(|p| Position(p as u64)),
-                last_wall: Wall(row.get(4)?),
-                committed: Wall(row.get(5)?),
-                lowest_held: row.get::<_, Option<i64>>(6)?.map(|seq| seq as u64),
+                epoch: parsed(row.get(1)?)?,
+                stream: parsed(row.get(2)?)?,
+                next_seq: row.get::<_, i64>(3)? as u64,
+                last_position: row.get::<_, Option<i64>>(4)?.map(|p| Position(p as u64)),
+                last_wall: Wall(row.get(5)?),
+                committed: Wall(row.get(6)?),
+                lowest_held: lowest_held(&self.connection, row.get(0)?, &self.acked)?,
             });
         }
         Ok(marks)
     }
 
-    /// The bytes of a batch, to be sent now. From here on it cannot be given up. A full disk does not stop the sending, which is
-    /// what frees it: then RAM remembers.
+    /// The bytes of a batch, to be sent now. From here on it is not degraded, and given up last of all. A full disk does not stop the
+    /// sending, which is what frees it: then RAM remembers.
     pub fn take(&mut self, key: &BatchKey) -> Result<Taken, SpoolError> {
-        let found = self
-            .connection
-            .prepare("SELECT id, checksum, blob FROM batch WHERE epoch = ?1 AND stream = ?2 AND first_seq = ?3 AND given_up = 0")?
-            .query_row(params![key.epoch.to_string(), key.stream.to_string(), key.first_seq as i64], |row| {
-                Ok((row.get::<_, i64>(0)?, row.get::<_, Vec<u8>>(1)?, row.get::<_, Vec<u8>>(2)?))
-            })
-            .optional()?;
-        let Some((row, expected, blob)) = found else { return Ok(Taken::Gone) };
-        if checksum(&blob) != expected {
-            return Ok(Taken::Damaged);
+        let blob = match self.look(key)? {
+            Taken::Blob(blob) => blob,
+            other => return Ok(other),
+        };
+        let Some((row, sent)) = self.find(key, "sent")? else { return Ok(Taken::Gone) };
+        if sent == 0 && !self.sent.contains(&row) {
+            self.note_sent(key.class, row);
         }
-        let noted = self.connection.prepare("INSERT OR IGNORE INTO sent (batch) VALUES (?1)")?.execute([row]);
-        if noted.is_err() && !self.sent.contains(&row) {
-            self.sent.push(row);
+        self.on_their_way.push_back(row);
+        if self.on_their_way.len() > ON_THEIR_WAY {
+            self.on_their_way.pop_front();
         }
         Ok(Taken::Blob(blob))
     }
 
-    /// Frees batches that the server has committed.
+    /// The bytes of a batch, for looking at them.
+    fn look(&self, key: &BatchKey) -> Result<Taken, SpoolError> {
+        let Some((row, _)) = self.find(key, "sent")? else { return Ok(Taken::Gone) };
+        let read = self
+            .connection
+            .prepare("SELECT checksum, bytes FROM blob WHERE id = ?1")?
+            .query_row([row], |found| Ok((found.get::<_, Vec<u8>>(0)?, found.get::<_, Vec<u8>>(1)?)))
+            .optional();
+        match read {
+            Ok(Some((expected, blob))) if checksum(&blob) == expected => Ok(Taken::Blob(blob)),
+            Ok(_) => Ok(Taken::Damaged),
+            Err(error) if database::is_damage(&error) => Ok(Taken::Damaged),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Frees batches that the server has committed. From now on they are gone; on the disk they go with the next of many. A death
+    /// before that brings them back, and the server knows them.
     pub fn delete(&mut self, keys: &[BatchKey]) -> Result<(), SpoolError> {
-        let transaction = self.connection.transaction()?;
-        let mut freed = 0;
         for key in keys {
-            let row = transaction
-                .prepare("DELETE FROM batch WHERE epoch = ?1 AND stream = ?2 AND first_seq = ?3 RETURNING id, length")?
-                .query_row(params![key.epoch.to_string(), key.stream.to_string(), key.first_seq as i64], |row| {
-                    Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
-                })
-                .optional()?;
-            if let Some((row, length)) = row {
-                transaction.prepare("DELETE FROM sent WHERE batch = ?1")?.execute([row])?;
-                freed += length as u64;
+            if let Some((row, length)) = self.find(key, "length")? {
+                self.acked.insert(row);
+                let bytes = self.bytes_of(key.class);
+                *bytes = bytes.saturating_sub(length as u64);
             }
         }
-        transaction.commit()?;
-        self.bytes = self.bytes.saturating_sub(freed);
-        Ok(())
+        if self.acked.len() >= DELETE_TOGETHER { self.delete_acked() } else { Ok(()) }
     }
 
-    /// Marks what has to go so that the rest fits: bulk before normal, old before new, nothing that was ever sent. From now on
-    /// it is not handed out; [`Spool::forget`] deletes it once its entries, [`Spool::given_up`], are in the ledger.
-    pub fn give_up(&mut self) -> Result<Vec<BatchKey>, SpoolError> {
-        if self.bytes <= self.max_bytes {
-            return Ok(Vec::new());
-        }
-        let transaction = self.connection.transaction()?;
-        // A sixteenth more than needed, so that a full spool is not searched at every commit.
-        let mut excess = self.bytes - self.max_bytes + self.max_bytes / 16;
-        let mut keys = Vec::new();
-        {
-            let mut candidates = transaction.prepare(
-                "SELECT id, epoch, stream, first_seq, length FROM batch
-                 WHERE given_up = 0 AND id NOT IN (SELECT batch FROM sent) ORDER BY class DESC, id",
-            )?;
-            let mut rows = candidates.query([])?;
-            while let Some(row) = rows.next()?
-                && excess > 0
-            {
-                if self.sent.contains(&row.get(0)?) {
-                    continue;
-                }
-                let stream: StreamId = name(row.get(2)?)?;
-                let key =
-                    BatchKey { class: stream.kind.class(), epoch: name(row.get(1)?)?, first_seq: row.get::<_, i64>(3)? as u64, stream };
-                excess = excess.saturating_sub(row.get::<_, i64>(4)? as u64);
-                keys.push((row.get::<_, i64>(0)?, row.get::<_, i64>(4)?, key));
+    /// Deletes on the disk what is acked: in large steps, or in small ones where the disk has no room for the log of a large one.
+    pub fn delete_acked(&mut self) -> Result<(), SpoolError> {
+        let mut together = DELETE_TOGETHER;
+        while !self.acked.is_empty() {
+            let rows: BTreeSet<i64> = self.acked.iter().copied().take(together).collect();
+            let transaction = self.connection.transaction()?;
+            match delete(&transaction, &rows).and_then(|()| Ok(transaction.commit()?)) {
+                Ok(()) => self.deleted(&rows),
+                Err(SpoolError::Sqlite(error)) if database::is_damage(&error) => return self.salvage_now(&error.to_string()),
+                Err(_) if together > 8 => together = 8,
+                Err(error) => return Err(error),
             }
         }
-        for (row, ..) in &keys {
-            transaction.prepare("UPDATE batch SET given_up = ?2 WHERE id = ?1")?.execute([*row, given_up(Reason::Evicted)])?;
-        }
-        transaction.commit()?;
-        self.bytes = self.bytes.saturating_sub(keys.iter().map(|(_, length, _)| *length as u64).sum());
-        Ok(keys.into_iter().map(|(.., key)| key).collect())
-    }
-
-    /// Marks a batch as given up although it may have been sent: it cannot be read back, or the server has refused it.
-    pub fn give_up_for(&mut self, key: &BatchKey, reason: Reason) -> Result<(), SpoolError> {
-        self.connection.execute(
-            "UPDATE batch SET given_up = ?4 WHERE epoch = ?1 AND stream = ?2 AND first_seq = ?3",
-            params![key.epoch.to_string(), key.stream.to_string(), key.first_seq as i64, given_up(reason)],
-        )?;
+        self.wear.committed(&self.connection, 0);
         Ok(())
     }
 
-    /// The ledger entries of all batches that are given up and not yet forgotten: also of those from before a restart.
-    pub fn given_up(&self) -> Result<Vec<Gap>, SpoolError> {
-        let mut statement = self.connection.prepare(
-            "SELECT epoch, stream, first_seq, end_seq, from_position, to_position, from_wall, to_wall, given_up FROM batch
-             WHERE given_up > 0 ORDER BY id",
-        )?;
-        let mut rows = statement.query([])?;
-        let mut gaps = Vec::new();
-        while let Some(row) = rows.next()? {
-            let (from, to): (Option<i64>, Option<i64>) = (row.get(4)?, row.get(5)?);
-            gaps.push(Gap {
-                epoch: name(row.get(0)?)?,
-                stream: name(row.get(1)?)?,
-                extent: Extent::Exact { first_seq: row.get::<_, i64>(2)? as u64, last_seq: (row.get::<_, i64>(3)? - 1) as u64 },
-                positions: from.zip(to).map(|(from, to)| (Position(from as u64), Position(to as u64))),
-                span: (Wall(row.get(6)?), Wall(row.get(7)?)),
-                reason: Reason::ALL[row.get::<_, i64>(8)? as usize - 1],
-            });
+    fn deleted(&mut self, rows: &BTreeSet<i64>) {
+        for row in rows {
+            self.acked.remove(row);
+            self.sent.remove(row);
         }
-        Ok(gaps)
     }
 
-    /// Deletes what is given up: call it after its entries are durable in the ledger. Were it the other way round, a death between
-    /// the two would be silent loss; this way it only enters the same ranges twice.
-    pub fn forget(&mut self) -> Result<(), SpoolError> {
-        let transaction = self.connection.transaction()?;
-        transaction.execute("DELETE FROM sent WHERE batch IN (SELECT id FROM batch WHERE given_up > 0)", [])?;
-        transaction.execute("DELETE FROM batch WHERE given_up > 0", [])?;
-        Ok(transaction.commit()?)
-    }
-
-    /// Drops the marks of epochs of which nothing is held any more, except those that `keep`.
-    pub fn forget_marks(&mut self, keep: &[Epoch]) -> Result<(), SpoolError> {
-        let old: Vec<String> =
-            self.marks()?.into_iter().filter(|mark| !keep.contains(&mark.epoch)).map(|mark| mark.epoch.to_string()).collect();
-        for epoch in old {
-            self.connection.execute(
-                "DELETE FROM stream WHERE epoch = ?1 AND NOT EXISTS (SELECT 1 FROM batch WHERE batch.epoch = ?1)",
-                params![epoch],
-            )?;
-        }
-        Ok(())
+    /// The row of a batch that is neither acked nor given up, and one of its columns.
+    fn find(&self, key: &BatchKey, column: &str) -> Result<Option<(i64, i64)>, SpoolError> {
+        let Some(stream) = self.streams.get(&(key.epoch, key.stream.clone())) else { return Ok(None) };
+        let found = self
+            .connection
+            .prepare(&format!("SELECT id, {column} FROM batch WHERE stream = ?1 AND first_seq = ?2 AND given_up = 0"))?
+            .query_row(params![stream, key.first_seq as i64], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        Ok(found.filter(|(row, _)| !self.acked.contains(row)))
     }
 
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        self.normal + self.bulk
+    }
+
+    /// What happened to the file since this was last asked.
+    pub fn take_damage(&mut self) -> Option<Damage> {
+        self.damage.take()
+    }
+
+    fn bytes_of(&mut self, class: Class) -> &mut u64 {
+        match class {
+            Class::Vital | Class::Normal => &mut self.normal,
+            Class::Bulk => &mut self.bulk,
+        }
     }
 
     /// Breaks things on purpose.
@@ -396,11 +389,88 @@ impl Spool {
     pub(crate) fn execute_batch(&self, sql: &str) -> rusqlite::Result<()> {
         self.connection.execute_batch(sql)
     }
+}
 
-    #[cfg(test)]
-    fn limit_pages(&self, pages: u32) {
-        self.connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(())).expect("SQLite knows the pragma");
+/// What stands in no transaction yet is written at the end, as far as the disk allows.
+impl Drop for Spool {
+    fn drop(&mut self) {
+        let _ = self.connection.pragma_update(None, "synchronous", "FULL");
+        let _ = self.delete_acked();
+        let _ = self.keep_sent();
+        let _ = self.wear.save(&self.connection);
     }
+}
+
+/// Moves the mark of a stream on; its row.
+fn mark(transaction: &Transaction<'_>, epoch: Epoch, clock: ClockStamp, cut: &Cut) -> rusqlite::Result<i64> {
+    transaction
+        .prepare(
+            "INSERT INTO stream (epoch, stream, next_seq, last_position, last_wall, committed) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+             ON CONFLICT (epoch, stream) DO UPDATE SET next_seq = excluded.next_seq,
+             last_position = coalesce(excluded.last_position, last_position), last_wall = excluded.last_wall,
+             committed = excluded.committed RETURNING id",
+        )?
+        .query_row(
+            params![
+                epoch.to_string(),
+                cut.stream.to_string(),
+                cut.end_seq() as i64,
+                cut.positions.map(|(_, to)| to.0 as i64),
+                cut.span.1.0,
+                clock.wall.0
+            ],
+            |row| row.get(0),
+        )
+}
+
+fn insert(transaction: &Transaction<'_>, stream: i64, cut: &Cut, ran: i64, blob: &[u8]) -> rusqlite::Result<()> {
+    let fidelity = (cut.stream.kind == StreamKind::Readings).then_some(rank(cut.body.fidelity()));
+    let (from_position, to_position) = cut.positions.map(|(from, to)| (from.0 as i64, to.0 as i64)).unzip();
+    transaction
+        .prepare(
+            "INSERT INTO batch (stream, first_seq, end_seq, class, fidelity, sent, given_up, from_position, to_position, from_wall, to_wall,
+             ran, length) VALUES (?1, ?2, ?3, ?4, ?5, 0, 0, ?6, ?7, ?8, ?9, ?10, ?11)",
+        )?
+        .execute(params![
+            stream,
+            cut.first_seq as i64,
+            cut.end_seq() as i64,
+            class_number(cut.stream.kind.class()),
+            fidelity,
+            from_position,
+            to_position,
+            cut.span.0.0,
+            cut.span.1.0,
+            ran,
+            blob.len() as i64
+        ])?;
+    transaction.prepare("INSERT INTO blob (id, checksum, bytes) VALUES (?1, ?2, ?3)")?.execute(params![
+        transaction.last_insert_rowid(),
+        checksum(blob),
+        blob
+    ])?;
+    Ok(())
+}
+
+fn delete(transaction: &Transaction<'_>, rows: &BTreeSet<i64>) -> Result<(), SpoolError> {
+    let mut batch = transaction.prepare("DELETE FROM batch WHERE id = ?1")?;
+    let mut blob = transaction.prepare("DELETE FROM blob WHERE id = ?1")?;
+    for row in rows {
+        batch.execute([row])?;
+        blob.execute([row])?;
+    }
+    Ok(())
+}
+
+fn lowest_held(connection: &Connection, stream: i64, acked: &BTreeSet<i64>) -> rusqlite::Result<Option<u64>> {
+    let mut statement = connection.prepare("SELECT id, first_seq FROM batch WHERE stream = ?1 AND given_up = 0 ORDER BY first_seq")?;
+    let mut rows = statement.query([stream])?;
+    while let Some(row) = rows.next()? {
+        if !acked.contains(&row.get(0)?) {
+            return Ok(Some(row.get::<_, i64>(1)? as u64));
+        }
+    }
+    Ok(None)
 }
 
 /// What `given_up` holds: 0 is not given up.
@@ -408,12 +478,19 @@ fn given_up(reason: Reason) -> i64 {
     1 + Reason::ALL.iter().position(|other| *other == reason).expect("it lists all") as i64
 }
 
-/// The order in which classes are given up, last first.
-fn rank(class: Class) -> i64 {
+fn class_number(class: Class) -> i64 {
     match class {
         Class::Vital => 0,
         Class::Normal => 1,
         Class::Bulk => 2,
+    }
+}
+
+fn rank(fidelity: Fidelity) -> i64 {
+    match fidelity {
+        Fidelity::Sketch => 0,
+        Fidelity::Downsampled => 1,
+        Fidelity::Raw => 2,
     }
 }
 
@@ -422,154 +499,9 @@ fn checksum(blob: &[u8]) -> Vec<u8> {
     Digest::of(blob).0[..8].to_vec()
 }
 
-fn name<T: FromStr>(text: String) -> Result<T, SpoolError> {
-    text.parse().map_err(|_| SpoolError::Name(text))
-}
-
-/// Is the file itself broken, as opposed to a full or locked disk?
-fn is_damage(error: &rusqlite::Error) -> bool {
-    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
-    matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
-}
-
-fn set_aside(path: &Path) -> std::io::Result<()> {
-    for suffix in ["", "-wal", "-shm"] {
-        let from = PathBuf::from(format!("{}{suffix}", path.display()));
-        if from.exists() {
-            std::fs::rename(&from, format!("{}{suffix}.damaged", path.display()))?;
-        }
-    }
-    Ok(())
+fn parsed<T: FromStr>(text: String) -> Result<T, SpoolError> {
+    text.parse().map_err(|_| SpoolError::Value(text))
 }
 
 #[cfg(test)]
-mod tests {
-    use wayside_common::{
-        block::Block,
-        reading::Reading,
-        time::{Mono, WallQuality},
-    };
-
-    use super::*;
-    use crate::scratch::Scratch;
-
-    const EPOCH: Epoch = Epoch { counter: 1, nonce: 2 };
-    const CLOCK: ClockStamp = ClockStamp { mono: Mono(9_000_000), wall: Wall(1_000_000), quality: WallQuality::Plausible };
-
-    fn cut(stream: &str, first_seq: u64, rows: u64) -> Cut {
-        // Times that no codec makes small: how much a batch takes is what some tests are about.
-        let noise = |i: u64| Mono(i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 24);
-        let readings: Vec<Reading> =
-            (0..rows).map(|i| Reading { position: Position(first_seq + i), mono: noise(i), values: vec![] }).collect();
-        let wall = |seq: u64| Wall(500_000).plus(Duration::from_secs(seq));
-        Cut {
-            stream: stream.parse().unwrap(),
-            first_seq,
-            body: Body::Readings(Block::pack(&[], &readings).unwrap()),
-            positions: Some((Position(first_seq), Position(first_seq + rows - 1))),
-            span: (wall(first_seq), wall(first_seq + rows - 1)),
-        }
-    }
-
-    fn open(dir: &Scratch) -> Spool {
-        let (spool, damage) = Spool::open(dir.path(), &Config::default()).unwrap();
-        assert_eq!(damage, None);
-        spool
-    }
-
-    fn decoded(taken: Taken) -> Batch {
-        let Taken::Blob(blob) = taken else { panic!("{taken:?}") };
-        wire::decode(&blob).unwrap()
-    }
-
-    #[test]
-    fn what_was_committed_is_there_after_a_restart_and_its_mark_outlives_the_ack() {
-        let dir = Scratch::new();
-        let mut spool = open(&dir);
-        let held = spool.append(EPOCH, CLOCK, &[cut("imu0.readings", 0, 10), cut("imu0.readings", 10, 5)]).unwrap();
-        drop(spool);
-        let mut spool = open(&dir);
-        assert_eq!(spool.held().unwrap(), held);
-        let second = decoded(spool.take(&held[1].key).unwrap());
-        assert_eq!((second.first_seq, second.end_seq(), second.lowest_held), (10, 15, 0));
-        spool.delete(&[held[0].key.clone(), held[1].key.clone()]).unwrap();
-        assert_eq!((spool.take(&held[0].key).unwrap(), spool.bytes()), (Taken::Gone, 0));
-        let marks = spool.marks().unwrap();
-        assert_eq!((marks.len(), marks[0].next_seq, marks[0].last_position), (1, 15, Some(Position(14))));
-        assert_eq!((marks[0].last_wall, marks[0].committed), (Wall(514_000), Wall(1_000_000)));
-        let held = spool.append(EPOCH, CLOCK, &[cut("imu0.readings", 15, 1)]).unwrap();
-        assert_eq!(decoded(spool.take(&held[0].key).unwrap()).lowest_held, 15);
-    }
-
-    #[test]
-    fn for_room_old_bulk_goes_first_and_nothing_that_was_sent() {
-        let dir = Scratch::new();
-        let (mut spool, _) = Spool::open(dir.path(), &Config { max_bytes: 1 }).unwrap();
-        let cuts = [cut("cam0.frames", 0, 1), cut("imu0.readings", 0, 10), cut("imu0.readings", 10, 10), cut("imu0.readings", 20, 10)];
-        let held = spool.append(EPOCH, CLOCK, &cuts).unwrap();
-        spool.take(&held[1].key).unwrap();
-        let all = spool.bytes();
-        spool.max_bytes = all - 1;
-        assert_eq!(spool.give_up().unwrap(), [held[2].key.clone()]);
-        assert_eq!(spool.take(&held[2].key).unwrap(), Taken::Gone);
-        drop(spool);
-
-        let mut spool = open(&dir);
-        let gaps = spool.given_up().unwrap();
-        assert_eq!(gaps, [cuts[2].lost(EPOCH, Reason::Evicted)]);
-        spool.forget().unwrap();
-        assert_eq!(spool.given_up().unwrap(), []);
-        spool.max_bytes = 1;
-        assert_eq!(spool.give_up().unwrap(), [held[3].key.clone(), held[0].key.clone()]);
-        assert_eq!(spool.held().unwrap(), [held[1].clone()]);
-    }
-
-    #[test]
-    fn a_full_disk_refuses_the_whole_transaction_and_the_spool_works_afterwards() {
-        let dir = Scratch::new();
-        let mut spool = open(&dir);
-        spool.limit_pages(12);
-        let big: Vec<Cut> = (0..40).map(|i| cut("imu0.readings", i * 2_000, 2_000)).collect();
-        assert!(spool.append(EPOCH, CLOCK, &big).is_err());
-        assert_eq!((spool.held().unwrap(), spool.marks().unwrap()), (vec![], vec![]));
-        spool.limit_pages(100_000);
-        assert_eq!(spool.append(EPOCH, CLOCK, &big).unwrap().len(), 40);
-    }
-
-    #[test]
-    fn a_damaged_file_is_moved_aside_and_a_damaged_batch_is_named() {
-        let dir = Scratch::new();
-        let mut spool = open(&dir);
-        let held = spool.append(EPOCH, CLOCK, &[cut("imu0.readings", 0, 3)]).unwrap();
-        spool.connection.execute("UPDATE batch SET blob = zeroblob(5)", []).unwrap();
-        assert_eq!(spool.take(&held[0].key).unwrap(), Taken::Damaged);
-        spool.give_up_for(&held[0].key, Reason::SpoolLost).unwrap();
-        assert_eq!(spool.given_up().unwrap(), [cut("imu0.readings", 0, 3).lost(EPOCH, Reason::SpoolLost)]);
-        drop(spool);
-
-        for suffix in ["", "-wal", "-shm"] {
-            let path = dir.path().join(format!("spool.db{suffix}"));
-            if path.exists() {
-                std::fs::write(path, [7; 5_000]).unwrap();
-            }
-        }
-        let (spool, damage) = Spool::open(dir.path(), &Config::default()).unwrap();
-        assert!(damage.is_some());
-        assert_eq!(spool.held().unwrap(), []);
-        assert!(dir.path().join("spool.db.damaged").exists());
-    }
-
-    #[test]
-    fn marks_of_old_epochs_go_when_nothing_of_them_is_held() {
-        let dir = Scratch::new();
-        let mut spool = open(&dir);
-        let second = Epoch { counter: 2, nonce: 3 };
-        let held = spool.append(EPOCH, CLOCK, &[cut("imu0.readings", 0, 3)]).unwrap();
-        spool.append(second, CLOCK, &[cut("imu0.readings", 0, 3)]).unwrap();
-        spool.forget_marks(&[second]).unwrap();
-        assert_eq!(spool.marks().unwrap().len(), 2);
-        spool.delete(&[held[0].key.clone()]).unwrap();
-        spool.forget_marks(&[second]).unwrap();
-        assert_eq!(spool.marks().unwrap().len(), 1);
-    }
-}
+mod tests;

@@ -2,7 +2,11 @@
 //!
 //! Invariant: synchronous=FULL, so what a method has returned survives a power cut; a transition and the report that tells of it
 //! are one transaction. Nothing that happens to the spool touches this file. Not here: bulk (`spool`), what a transition means
-//! (`updater`).
+//! (`updater`), what is known of a lost one (`state/lost`).
+
+pub mod check;
+pub mod database;
+mod lost;
 
 use std::{path::Path, str::FromStr, time::Duration};
 
@@ -18,12 +22,19 @@ use wayside_common::{
     wire,
 };
 
-use crate::{ledger::merged, spool::HeldBatch};
+use crate::{
+    files::{Files, OnDisk, set_aside},
+    ledger::merged,
+    spool::HeldBatch,
+};
+use database::{connect, faults, is_damage, is_in_use, reserve};
 
 /// A hello carries at most this many entries; the rest follows when these are acked.
 const LEDGER_IN_ONE_HELLO: i64 = 1_000;
 /// So many entries outlive their ack.
 const LEDGER_KEPT: i64 = 1_000;
+/// Of the file and of its log: for the ledger and the reports of a device whose disk is full.
+const RESERVE: u64 = 1024 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
@@ -33,6 +44,8 @@ pub enum StateError {
     Value(String),
     #[error("another agent runs on this data folder")]
     InUse,
+    #[error("the damaged state store cannot be moved aside: {0}")]
+    Aside(#[from] std::io::Error),
 }
 
 /// An epoch of an earlier start.
@@ -92,17 +105,49 @@ CREATE TABLE IF NOT EXISTS slot (slot TEXT PRIMARY KEY, model BLOB NOT NULL, pre
 ";
 
 impl State {
+    /// Opens `state.db` in `dir`. A file that SQLite cannot use is moved aside; the new one says so in [`State::damage`] until
+    /// [`State::repaired`].
     pub fn open(dir: &Path) -> Result<Self, StateError> {
-        let connection = Connection::open(dir.join("state.db"))?;
-        // One agent per folder; and the log's index lies in RAM, not in a file of its own.
-        connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
-        connection.busy_timeout(Duration::ZERO)?;
-        connection.pragma_update(None, "journal_mode", "WAL").map_err(in_use)?;
-        connection.pragma_update(None, "synchronous", "FULL")?;
-        // The store is small; so is its log.
-        connection.pragma_update(None, "wal_autocheckpoint", 64)?;
-        connection.execute_batch(SCHEMA)?;
-        Ok(Self { connection })
+        Self::open_in(&OnDisk, dir)
+    }
+
+    /// The same in another kind of folder.
+    pub fn open_in(files: &dyn Files, dir: &Path) -> Result<Self, StateError> {
+        let path = dir.join("state.db");
+        let reason = match Self::open_file(files, &path)? {
+            Ok(state) => return Ok(state),
+            Err(reason) => reason,
+        };
+        set_aside(files, &path)?;
+        let mut state = Self::open_file(files, &path)?.map_err(StateError::Value)?;
+        state.note_damage(&reason)?;
+        Ok(state)
+    }
+
+    /// `Err` inside: the file is damaged.
+    fn open_file(files: &dyn Files, path: &Path) -> Result<Result<Self, String>, StateError> {
+        let open = || -> rusqlite::Result<Result<Connection, String>> {
+            let mut connection = connect(path)?;
+            connection.pragma_update(None, "synchronous", "FULL")?;
+            // The store is small; so is its log.
+            connection.pragma_update(None, "wal_autocheckpoint", 64)?;
+            if let Some(fault) = faults(&connection, None)?.into_iter().next() {
+                return Ok(Err(fault));
+            }
+            let transaction = connection.transaction()?;
+            transaction.execute_batch(SCHEMA)?;
+            transaction.commit()?;
+            if let Err(error) = reserve(&mut connection, files, path, RESERVE) {
+                tracing::warn!(%error, "the state store has no bytes in reserve");
+            }
+            Ok(Ok(connection))
+        };
+        match open() {
+            Ok(opened) => Ok(opened.map(|connection| Self { connection })),
+            Err(error) if is_in_use(&error) => Err(StateError::InUse),
+            Err(error) if is_damage(&error) => Ok(Err(error.to_string())),
+            Err(error) => Err(error.into()),
+        }
     }
 
     // Epochs.
@@ -392,13 +437,6 @@ impl State {
         let found: Option<Vec<u8>> =
             self.connection.query_row("SELECT value FROM single WHERE name = ?1", [name], |row| row.get(0)).optional()?;
         found.map(|bytes| decoded(&bytes)).transpose()
-    }
-}
-
-fn in_use(error: rusqlite::Error) -> StateError {
-    match error.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::DatabaseBusy) => StateError::InUse,
-        _ => error.into(),
     }
 }
 

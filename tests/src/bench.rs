@@ -4,6 +4,7 @@
 //! what it needs is an error, never an empty success. Not here: whether anything is right, which the tests say.
 
 pub mod recorded;
+pub mod spool;
 pub mod wire;
 
 use serde::Serialize;
@@ -30,8 +31,10 @@ pub struct Suite {
     pub run: fn(&mut dyn FnMut(Figure)) -> anyhow::Result<()>,
 }
 
-pub const SUITES: &[Suite] =
-    &[Suite { name: "wire", about: "bytes and time per reading on the wire, against JSON, protobuf and CBOR", run: wire::run }];
+pub const SUITES: &[Suite] = &[
+    Suite { name: "wire", about: "bytes and time per reading on the wire, against JSON, protobuf and CBOR", run: wire::run },
+    Suite { name: "spool", about: "bytes and time of the device's spool, against a row per reading", run: spool::run },
+];
 
 /// The suites of these names; all where there are none.
 pub fn named(names: &[String]) -> Result<Vec<&'static Suite>, String> {

@@ -2,6 +2,6 @@
 //!
 //! Invariant: nothing here is needed to run Wayside. Not here: tests of one crate, which stand beside its code.
 
-pub mod demo;
 pub mod bench;
+pub mod demo;
 pub mod simulator;

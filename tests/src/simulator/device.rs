@@ -161,12 +161,13 @@ impl Device {
         let at = clock.stamp();
         let dir = self.disk.root();
         let mut state = State::open(&dir)?;
-        let (mut spool, spool_lost) = Spool::open(&dir, &self.spool)?;
-        if spool_lost.is_some() {
+        let (mut spool, damage) = Spool::open(&dir, &self.spool)?;
+        if damage.is_some() {
             state.set_storage_fault()?;
         }
+        epoch::recover(&mut state, &spool, at.wall)?;
         let opened = Opened { name: self.source_name(), source: Box::new(self.source.clone()) };
-        let begun = epoch::begin(&mut state, &mut spool, &[opened], self.rng.u64(..), at, spool_lost.as_deref())?;
+        let begun = epoch::begin(&mut state, &mut spool, &[opened], self.rng.u64(..), at, damage.as_ref())?;
         let first = *begun.first.get(&self.source_name()).context("the source has no first position")?;
         let timetable = Timetable::new(self.source.schedule(), first, &at);
         self.handed.lock().unwrap_or_else(PoisonError::into_inner).push((begun.epoch, Vec::new()));

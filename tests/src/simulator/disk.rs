@@ -20,6 +20,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::Ordering},
 };
 
+use wayside_agent::files::Files;
+
 use content::Content;
 use lock::{Handle, Locks};
 use model::{Cut, FileId, Model, Op, Plan};
@@ -242,12 +244,13 @@ impl Disk {
         let mut inner = self.inner();
         inner.model.find(from).ok_or(io::ErrorKind::NotFound)?;
         inner.step(Op::Rename { from: from.into(), to: to.into() });
+        inner.step(Op::SyncFolder);
         Ok(())
     }
 
-    /// The part of `path` below the root, if it lies there.
-    pub fn below_root(&self, path: &Path) -> Option<String> {
-        Some(path.strip_prefix(self.root()).ok()?.to_str()?.to_owned())
+    /// For the stores' `open_in`.
+    pub fn folder(&self) -> Arc<dyn Files> {
+        Arc::new(Folder { root: self.root(), shared: Arc::clone(&self.shared) })
     }
 
     fn damage(&self, path: &str, change: impl Fn(&mut Content)) -> io::Result<()> {
@@ -259,6 +262,50 @@ impl Disk {
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         lock(&self.shared)
+    }
+}
+
+/// The files as the agent's stores see them beside SQLite.
+struct Folder {
+    root: PathBuf,
+    shared: Shared,
+}
+
+impl Folder {
+    fn below(&self, path: &Path) -> io::Result<String> {
+        let below = path.strip_prefix(&self.root).ok().and_then(Path::to_str);
+        below.map(str::to_owned).ok_or_else(|| io::Error::other("the path is not on this disk"))
+    }
+}
+
+impl Files for Folder {
+    fn len(&self, path: &Path) -> Option<u64> {
+        let inner = lock(&self.shared);
+        inner.model.find(&self.below(path).ok()?).and_then(|file| inner.model.content(file)).map(Content::len)
+    }
+
+    fn read_at(&self, path: &Path, offset: u64, into: &mut [u8]) -> io::Result<usize> {
+        let inner = lock(&self.shared);
+        let file = inner.model.find(&self.below(path)?).and_then(|file| inner.model.content(file));
+        Ok(file.ok_or(io::ErrorKind::NotFound)?.read(offset, into))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let (from, to) = (self.below(from)?, self.below(to)?);
+        let mut inner = lock(&self.shared);
+        inner.model.find(&from).ok_or(io::ErrorKind::NotFound)?;
+        inner.writable().map_err(|_| io::ErrorKind::ReadOnlyFilesystem)?;
+        inner.step(Op::Rename { from, to });
+        inner.step(Op::SyncFolder);
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let path = self.below(path)?;
+        lock(&self.shared).delete(&path, false).map_err(|refusal| match refusal {
+            Refusal::NotThere => io::ErrorKind::NotFound.into(),
+            _ => io::ErrorKind::ReadOnlyFilesystem.into(),
+        })
     }
 }
 
@@ -289,6 +336,11 @@ impl Recording {
 }
 
 impl Image {
+    /// The same for images that hold the same pages, not copies of them; compare it only while both live.
+    pub fn fingerprint(&self) -> u64 {
+        self.0.fingerprint()
+    }
+
     /// What is there when the power comes back.
     pub fn after_cut(&self, plan: &Plan) -> (Self, Cut) {
         let (model, did) = self.0.cut(plan);

@@ -3,7 +3,11 @@
 //! Invariant: what was never written inside the length reads as zero, as on a file system with holes. Not here: what survives a
 //! power cut (`model`).
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    hash::{Hash, Hasher},
+    ops::Range,
+    sync::Arc,
+};
 
 pub const PAGE: usize = 4096;
 
@@ -77,6 +81,12 @@ impl Content {
         for page in pages {
             self.pages[page] = Arc::clone(&other.pages[page]);
         }
+    }
+
+    /// Which pages these are, not what is in them.
+    pub fn hash_pages(&self, hasher: &mut impl Hasher) {
+        self.len.hash(hasher);
+        self.pages.iter().for_each(|page| Arc::as_ptr(page).hash(hasher));
     }
 
     pub fn to_vec(&self) -> Vec<u8> {

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    hash::{DefaultHasher, Hash, Hasher},
     ops::Range,
     sync::Arc,
 };
@@ -44,6 +45,7 @@ pub enum Op {
         from: String,
         to: String,
     },
+    SyncFolder,
 }
 
 /// How a power cut treats what is not synced.
@@ -192,6 +194,7 @@ impl Model {
                 }
             }
             Op::Rename { from, to } => self.name(Naming::Rename(from.clone(), to.clone())),
+            Op::SyncFolder => self.sync_folder(),
         }
         None
     }
@@ -226,6 +229,17 @@ impl Model {
             }
         }
         (Self { durable_names: names.clone(), names, pending_names: Vec::new(), files, next: self.next }, did)
+    }
+
+    pub fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        for (path, file) in &self.names {
+            path.hash(&mut hasher);
+            if let Some(file) = self.files.get(file) {
+                file.now.hash_pages(&mut hasher);
+            }
+        }
+        hasher.finish()
     }
 
     /// Changes a file behind everybody's back; the change is durable at once.

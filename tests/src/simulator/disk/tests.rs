@@ -34,9 +34,9 @@ fn batch(first_seq: u64) -> Batch {
 }
 
 fn open(disk: &Disk) -> (State, Spool) {
-    let (spool, lost) = Spool::open(&disk.root(), &spool::Config::default()).unwrap();
+    let (spool, lost) = Spool::open_in(disk.folder(), &disk.root(), &spool::Config::default()).unwrap();
     assert_eq!(lost, None);
-    (State::open(&disk.root()).unwrap(), spool)
+    (State::open_in(&*disk.folder(), &disk.root()).unwrap(), spool)
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn a_lying_sync_is_seen() {
     disk.set_faults(Faults { lying_syncs: true, ..Faults::default() });
     state.report(EPOCH, CLOCK, vec![Fact::Stopping]).unwrap();
     disk.cut_power(&Plan { unsynced: Unsynced::Lost, seed: 0 });
-    assert_eq!(State::open(&disk.root()).unwrap().held().unwrap().len(), 0);
+    assert_eq!(State::open_in(&*disk.folder(), &disk.root()).unwrap().held().unwrap().len(), 0);
     assert!(disk.counts().lied > 0);
 }
 
@@ -87,12 +87,12 @@ fn a_disk_refuses_what_it_is_told_to_refuse_and_works_again_afterwards() {
     for Case(what, faults, fired) in cases {
         let disk = Disk::new();
         let (_, mut spool) = open(&disk);
-        let many: Vec<Batch> = (0..100).map(|i| batch(i * 10)).collect();
+        let many: Vec<Batch> = (0..3_000).map(|i| batch(i * 10)).collect();
         disk.set_faults(faults);
         assert!(spool.append(EPOCH, CLOCK, &many).is_err(), "{what}");
         assert!(fired(&disk.counts()) > 0, "{what}: {:?}", disk.counts());
         disk.set_faults(none);
-        assert_eq!(spool.append(EPOCH, CLOCK, &many).unwrap().len(), 100, "{what}");
+        assert_eq!(spool.append(EPOCH, CLOCK, &many).unwrap().len(), 3_000, "{what}");
     }
     let disk = Disk::new();
     let (mut state, _) = open(&disk);
@@ -115,6 +115,19 @@ fn several_connections_share_a_log_and_two_disks_share_nothing() {
     assert_eq!(count(), 2);
     assert!(other.files().is_empty());
     assert!(!path.exists(), "nothing of it is on a real disk");
+}
+
+#[tokio::test]
+async fn the_servers_store_lives_on_it_too() {
+    let disk = Disk::new();
+    let path = disk.root().join("wayside.db");
+    for start in 0..2 {
+        let store = wayside_sync_server::db::sqlite::Sqlite::open(&path).unwrap();
+        drop(store);
+        assert!(disk.exists("wayside.db"), "start {start}");
+        disk.cut_power(&Plan { unsynced: Unsynced::Lost, seed: 0 });
+    }
+    assert!(!path.exists());
 }
 
 #[test]
