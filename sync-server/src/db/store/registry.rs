@@ -147,3 +147,6 @@ impl<E: Engine> Registry for E {
         self.read(run::all).await
     }
 }
+
+#[cfg(test)]
+mod tests;
