@@ -148,3 +148,6 @@ impl<E: Engine> Registry for E {
         self.read(run::all).await
     }
 }
+
+#[cfg(test)]
+mod tests;
