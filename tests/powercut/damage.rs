@@ -18,7 +18,7 @@ use wayside_common::{
 };
 use wayside_tests::simulator::disk::{Disk, Image};
 
-use crate::full::{CLOCK, batch, open};
+use crate::full::{CLOCK, at, batch, open};
 
 const BATCHES: u64 = 300;
 
@@ -26,7 +26,7 @@ const BATCHES: u64 = 300;
 fn filled(wal: bool) -> (Image, BTreeMap<BatchKey, (HeldBatch, Digest)>) {
     let disk = Disk::new();
     let (mut state, mut spool) = open(&disk);
-    let begun = epoch::begin(&mut state, &mut spool, &[], 7, Wall(1_000), None).unwrap();
+    let begun = epoch::begin(&mut state, &mut spool, &[], 7, at(Wall(1_000)), None).unwrap();
     for i in 0..BATCHES {
         let clock = ClockStamp { mono: Mono(i * 1_000_000), ..CLOCK };
         spool.append(begun.epoch, clock, &[batch(i * 400)]).unwrap();
@@ -182,7 +182,7 @@ fn a_device_whose_state_is_lost_goes_on_under_a_higher_epoch_without_updates() {
             let (mut state, mut spool) = open(&disk);
             let now = Wall(90_000_000);
             epoch::recover(&mut state, &spool, now).unwrap();
-            let begun = epoch::begin(&mut state, &mut spool, &[], 8, now, None).unwrap();
+            let begun = epoch::begin(&mut state, &mut spool, &[], 8, at(now), None).unwrap();
             assert_eq!(spool.held().unwrap().len(), held.len(), "what happens to one store touches nothing in the other");
             assert!(begun.epoch > Epoch { counter: 1, nonce: u64::MAX }, "{what} {seed}: {:?}", begun.epoch);
             if state.damage().unwrap().is_none() {
@@ -191,7 +191,7 @@ fn a_device_whose_state_is_lost_goes_on_under_a_higher_epoch_without_updates() {
             damaged += 1;
             assert!(state.storage_fault().unwrap());
             let reports = |gap: &Gap| gap.stream.to_string() == "agent.reports" && gap.reason == Reason::SpoolLost;
-            assert!(state.ledger().unwrap().1.iter().any(reports), "{what} {seed}");
+            assert!(state.ledger().unwrap().gaps.iter().any(reports), "{what} {seed}");
             drop((state, spool));
             let mut state = State::open_in(&*disk.folder(), &disk.root()).unwrap();
             assert!(state.damage().unwrap().is_some(), "it is remembered until somebody repairs the device");

@@ -18,6 +18,10 @@ use wayside_common::{
 use wayside_tests::simulator::disk::{Disk, Faults};
 
 pub const EPOCH: Epoch = Epoch { counter: 1, nonce: 7 };
+pub fn at(wall: Wall) -> ClockStamp {
+    ClockStamp { mono: Mono(0), wall, quality: WallQuality::Plausible }
+}
+
 pub const CLOCK: ClockStamp = ClockStamp { mono: Mono(0), wall: Wall(50_000), quality: WallQuality::Plausible };
 
 /// A batch of about two kilobytes.
@@ -87,7 +91,7 @@ fn an_agent_that_starts_on_a_full_disk_begins_its_epoch() {
     let took = fill(&disk, &mut spool);
     drop((state, spool));
     let (mut state, mut spool) = open(&disk);
-    let begun = wayside_agent::epoch::begin(&mut state, &mut spool, &[], 9, Wall(60_000), None).unwrap();
+    let begun = wayside_agent::epoch::begin(&mut state, &mut spool, &[], 9, at(Wall(60_000)), None).unwrap();
     assert_eq!(begun.epoch.counter, 1);
     state.report(begun.epoch, CLOCK, vec![Fact::Stopping]).unwrap();
     assert_eq!(spool.held().unwrap().len() as u64, took);

@@ -8,7 +8,7 @@ use wayside_agent::{
     config::Config,
     epoch,
     spool::{self, Cut, SYNC_EVERY, Spool},
-    state::{SlotRow, State, Transition},
+    state::{Ledger, SlotRow, State, Transition},
 };
 use wayside_common::{
     block::Block,
@@ -94,7 +94,7 @@ impl Script<'_> {
         epoch::recover(&mut state, &spool, now).expect("there is nothing to recover");
         let source = epoch::open(&mut state, &config.sources[0], now).expect("a simulation opens");
         self.returned();
-        let begun = epoch::begin(&mut state, &mut spool, &[source], 100 + start, now, None).expect("the disk works");
+        let begun = epoch::begin(&mut state, &mut spool, &[source], 100 + start, crate::full::at(now), None).expect("the disk works");
         self.counters.insert(begun.epoch.counter);
         self.returned();
         for step in 0..STEPS {
@@ -126,7 +126,7 @@ impl Script<'_> {
                 state.delete_vital(&keys).expect("the disk works");
             }
             4 => {
-                let (version, entries) = state.ledger().expect("it reads");
+                let Ledger { version, gaps: entries, .. } = state.ledger().expect("it reads");
                 self.did[3] += entries.len() as u64;
                 state.ledger_acked(version).expect("the disk works");
             }

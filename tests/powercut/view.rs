@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use wayside_agent::{
     epoch,
     spool::{self, HeldBatch, Mark, Memory, Spool, Taken},
-    state::{PastEpoch, SlotRow, State},
+    state::{Ledger, PastEpoch, SlotRow, State},
 };
 use wayside_common::{
     fleet::{Generation, StreamHold},
@@ -20,7 +20,7 @@ use wayside_tests::simulator::disk::Disk;
 #[derive(Debug, PartialEq)]
 pub struct StateView {
     epochs: Vec<PastEpoch>,
-    ledger: (u64, Vec<Gap>),
+    ledger: Ledger,
     vital: Vec<(HeldBatch, Digest)>,
     holds: Vec<StreamHold>,
     trust: Option<Vec<u8>>,
@@ -60,7 +60,7 @@ pub fn look(disk: &Disk) -> Result<View, String> {
     let nonce = NONCE.fetch_add(1, Ordering::Relaxed);
     let now = Wall(9_000_000);
     epoch::recover(&mut state, &spool, now).map_err(|error| format!("{error:#}"))?;
-    let begun = epoch::begin(&mut state, &mut spool, &[], nonce, now, None).map_err(|error| format!("{error:#}"))?.epoch;
+    let begun = epoch::begin(&mut state, &mut spool, &[], nonce, crate::full::at(now), None).map_err(|error| format!("{error:#}"))?.epoch;
     Ok(View { state: state_view, spool: spool_view, begun })
 }
 
