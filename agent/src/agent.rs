@@ -111,15 +111,12 @@ impl Agent {
         }
         let (storage_fault, storage_fault_seen) = watch::channel(state.storage_fault()?);
         let time = Timekeeper::new(clock, state.signed_time()?);
-        let updates_stopped = state.damage()?.is_some();
+        let (arrived, arrived_seen) = arrivals(&state)?;
         let (state, spool) = (Store::new(state), Store::new(spool));
         let (held, held_seen) = mpsc::channel(HELD);
         let (cuts, cuts_seen) = mpsc::channel(CUTS);
         let (given_up, given_up_seen) = mpsc::channel(8);
         let (outbox, outbox_seen) = mpsc::channel(OUTBOX);
-        let (arrived, arrived_seen) = mpsc::channel(OUTBOX);
-        // A device that has forgotten what it obeyed obeys nothing until it is repaired: the updater loads the models and ends.
-        let arrived_seen = if updates_stopped { mpsc::channel(1).1 } else { arrived_seen };
         let (installed, installed_seen) = watch::channel(installed(&memory));
         let (stop, stop_seen) = watch::channel(None);
         let (facts, facts_seen) = mpsc::channel(16);
@@ -199,6 +196,12 @@ impl Agent {
         let left = self.uplink.await.map_or(usize::MAX, |drained| drained.left);
         Stopped { clean, left }
     }
+}
+
+/// To the updater. A device that has forgotten what it obeyed obeys nothing until it is repaired: the updater loads the models and ends.
+fn arrivals(state: &State) -> anyhow::Result<(mpsc::Sender<Arrived>, mpsc::Receiver<Arrived>)> {
+    let (arrived, seen) = mpsc::channel(OUTBOX);
+    Ok(if state.damage()?.is_some() { (arrived, mpsc::channel(1).1) } else { (arrived, seen) })
 }
 
 fn open(config: &Config, clock: Clock) -> anyhow::Result<Opening> {

@@ -3,7 +3,8 @@
 //! Invariant: when [`Files::rename`] returns, the new name survives a power cut. Not here: what is in them (`spool`, `state`).
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
@@ -16,6 +17,8 @@ pub trait Files: Send + Sync {
     fn read_at(&self, path: &Path, offset: u64, into: &mut [u8]) -> io::Result<usize>;
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Makes a file of so many zeros, on the disk when it returns; none where it fails.
+    fn fill(&self, path: &Path, bytes: u64) -> io::Result<()>;
 }
 
 /// The real ones.
@@ -45,6 +48,14 @@ impl Files for OnDisk {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         fs::remove_file(path)
+    }
+
+    fn fill(&self, path: &Path, bytes: u64) -> io::Result<()> {
+        let filled = fs::File::create(path).and_then(|mut file| {
+            io::copy(&mut io::repeat(0).take(bytes), &mut file)?;
+            file.sync_all()
+        });
+        filled.inspect_err(|_| drop(fs::remove_file(path)))
     }
 }
 

@@ -13,6 +13,7 @@ mod page;
 mod room;
 mod salvage;
 mod sent;
+mod spare;
 mod wear;
 
 use std::{
@@ -165,6 +166,8 @@ pub struct Spool {
     /// The latest that a caller has said.
     now: Mono,
     synced: Option<Mono>,
+    /// The disk has refused; when to try whether it still does.
+    full_until: Option<Mono>,
     wear: Wear,
     /// What happened to the file since somebody asked.
     damage: Option<Damage>,
@@ -197,12 +200,15 @@ impl Spool {
     /// Encodes and commits `cuts` in one transaction: all of them, or none.
     pub fn append(&mut self, epoch: Epoch, clock: ClockStamp, cuts: &[Cut]) -> Result<Vec<HeldBatch>, SpoolError> {
         self.now = self.now.max(clock.mono);
+        if self.full_until.is_some() {
+            self.keep_spare()?;
+        }
         let held = match self.append_once(epoch, clock, cuts) {
             Err(SpoolError::Sqlite(error)) if database::is_damage(&error) => {
                 self.salvage_now(&error.to_string())?;
                 self.append_once(epoch, clock, cuts)?
             }
-            done => done?,
+            done => done.inspect_err(|error| self.spend_spare(error))?,
         };
         for HeldBatch { key, bytes, .. } in &held {
             *self.bytes_of(key.class) += bytes;
@@ -342,7 +348,10 @@ impl Spool {
             match delete(&transaction, &rows).and_then(|()| Ok(transaction.commit()?)) {
                 Ok(()) => self.deleted(&rows),
                 Err(SpoolError::Sqlite(error)) if database::is_damage(&error) => return self.salvage_now(&error.to_string()),
-                Err(_) if together > 8 => together = 8,
+                Err(error) if together > 8 => {
+                    self.spend_spare(&error);
+                    together = 8;
+                }
                 Err(error) => return Err(error),
             }
         }

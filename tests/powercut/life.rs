@@ -81,7 +81,7 @@ impl Script<'_> {
     fn start(&mut self, start: u64) {
         let root = self.disk.root();
         let config = Config::parse(
-            "data_dir = \"d\"\n[device]\nid = \"a\"\nfleet = \"f\"\nclass = \"c\"\n[link]\nbroker = \"mqtt://h:1\"\n[trust]\nroot = \"r\"\n\
+            "data_dir = \"d\"\n[device]\nid = \"a\"\nfleet = \"f\"\nclass = \"c\"\n[link]\nbroker = \"mqtt://127.0.0.1:1\"\n[trust]\nroot = \"r\"\n\
              [[source]]\nname = \"imu0\"\nkind = \"sim-imu\"\nperiod = \"5ms\"\n",
         )
         .expect("it is a configuration");

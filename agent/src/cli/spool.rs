@@ -169,7 +169,7 @@ mod tests {
 
     fn config(dir: &Scratch) -> Config {
         let text = format!(
-            "data_dir = {:?}\n[device]\nid = \"a\"\nfleet = \"f\"\nclass = \"c\"\n[link]\nbroker = \"mqtt://h:1\"\n[trust]\nroot = \"r\"\n",
+            "data_dir = {:?}\n[device]\nid = \"a\"\nfleet = \"f\"\nclass = \"c\"\n[link]\nbroker = \"mqtt://127.0.0.1:1\"\n[trust]\nroot = \"r\"\n",
             dir.path()
         );
         Config::parse(&text).unwrap()

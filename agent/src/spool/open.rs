@@ -24,6 +24,7 @@ use super::{
     page::Pages,
     parsed, rank,
     salvage::{About, Name, Salvage, SavedMark, salvage},
+    spare::CHECKPOINT,
 };
 use crate::{
     files::{Files, OnDisk, beside, set_aside},
@@ -69,7 +70,7 @@ impl Spool {
             // The agent died after the successor of a damaged file was on the disk.
             take_place(&*files, &path)?;
         }
-        let (spool, damage) = match open_file(&files, &path, config)? {
+        let (mut spool, damage) = match open_file(&files, &path, config)? {
             Opened::Whole(spool) => (*spool, None),
             Opened::Damaged(reason) => {
                 let damage = replace(&*files, &path, &reason)?;
@@ -80,6 +81,7 @@ impl Spool {
             }
         };
         let damage = damage.or(spool.noted_loss()?);
+        spool.keep_spare()?;
         Ok((spool, damage))
     }
 
@@ -132,6 +134,7 @@ fn open_whole(files: &Arc<dyn Files>, path: &Path, config: &Config) -> Result<Op
         return Ok(Opened::Damaged("the database is empty and its log is not".into()));
     }
     let mut connection = connect(path)?;
+    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT)?;
     let layout: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     let empty: bool = connection.query_row("SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)", [], |row| row.get(0))?;
     if layout != LAYOUT && !empty {
@@ -148,7 +151,7 @@ fn open_whole(files: &Arc<dyn Files>, path: &Path, config: &Config) -> Result<Op
     if let Err(error) = reserve(&mut connection, &**files, path, RESERVE) {
         tracing::warn!(%error, "the spool's log has no bytes in reserve");
     }
-    super::sent::settle(&mut connection)?;
+    let sent = super::sent::settle(&mut connection)?;
     let streams = streams(&connection)?;
     let bytes = |class: i64| {
         let sql = "SELECT coalesce(sum(length), 0) FROM batch WHERE given_up = 0 AND class = ?1";
@@ -166,12 +169,13 @@ fn open_whole(files: &Arc<dyn Files>, path: &Path, config: &Config) -> Result<Op
         normal,
         bulk,
         acked: Default::default(),
-        sent: Default::default(),
+        sent,
         sent_below: Default::default(),
         on_their_way: Default::default(),
         ran_before: Duration::from_secs(ran as u64),
         now: Mono(0),
         synced: None,
+        full_until: None,
         wear,
         damage: None,
     })))

@@ -4,10 +4,13 @@
 //! may have been. So one write serves many batches; the price is paid by a start after a death, which takes a few for sent that
 //! were not. Not here: what follows from it (`room`).
 
+use std::collections::BTreeSet;
+
 use rusqlite::{Connection, OptionalExtension, params};
 use wayside_common::{id::Class, wire};
 
 use super::{Spool, SpoolError, class_number};
+use crate::state::database::is_damage;
 
 /// So far ahead of the batch that is handed out.
 const AHEAD: i64 = 64;
@@ -52,25 +55,30 @@ impl Spool {
     }
 }
 
-/// At the start: what RAM knew before a death is lost, so the rows below the numbers count as sent.
-pub fn settle(connection: &mut Connection) -> Result<(), SpoolError> {
+/// At the start: what RAM knew before a death is lost, so the rows below the numbers count as sent. Those of which a full disk could not
+/// take that down are returned.
+pub fn settle(connection: &mut Connection) -> Result<BTreeSet<i64>, SpoolError> {
     let sql = "SELECT value FROM memory WHERE name = 'sent'";
     let found: Option<Vec<u8>> = connection.query_row(sql, [], |row| row.get(0)).optional()?;
     let (normal, bulk): SentBelow = found.and_then(|bytes| wire::decode(&bytes).ok()).unwrap_or_default();
     if (normal, bulk) == (0, 0) {
-        return Ok(());
+        return Ok(BTreeSet::new());
     }
-    let mark = |class, below: i64, connection: &Connection| {
-        connection.execute("UPDATE batch SET sent = 1 WHERE id < ?1 AND class = ?2 AND sent = 0", params![below, class_number(class)])
-    };
+    let below = params![normal, class_number(Class::Normal), bulk, class_number(Class::Bulk)];
     let settled = connection.transaction().and_then(|transaction| {
-        mark(Class::Normal, normal, &transaction)?;
-        mark(Class::Bulk, bulk, &transaction)?;
+        transaction.execute("UPDATE batch SET sent = 1 WHERE (id < ?1 AND class = ?2) OR (id < ?3 AND class = ?4)", below)?;
         save(&transaction, (0, 0))?;
         transaction.commit()
     });
-    // A full disk leaves it to the next start; until then what is below stays untouched by its own number.
-    settled.or_else(|error| if crate::state::database::is_damage(&error) { Err(error.into()) } else { Ok(()) })
+    match settled {
+        Ok(()) => Ok(BTreeSet::new()),
+        Err(error) if is_damage(&error) => Err(error.into()),
+        Err(_) => {
+            let sql = "SELECT id FROM batch WHERE (id < ?1 AND class = ?2) OR (id < ?3 AND class = ?4)";
+            let mut statement = connection.prepare(sql)?;
+            Ok(statement.query_map(below, |row| row.get(0))?.collect::<rusqlite::Result<_>>()?)
+        }
+    }
 }
 
 fn save(connection: &Connection, below: SentBelow) -> rusqlite::Result<()> {

@@ -59,7 +59,10 @@ fn what_was_committed_is_there_after_a_restart_and_its_mark_outlives_the_ack() {
 /// A batch of readings that shrink: two columns that count.
 fn readings(first_seq: u64, rows: u64) -> Cut {
     let columns = ["a", "b"].map(|name| Column { name: name.into(), unit: "1".into(), offset: 0.0, lsb: 1.0 });
-    let reading = |i| Reading { position: Position(first_seq + i), mono: Mono(i), values: vec![Some(i as i32 * 37 % 501), Some(i as i32)] };
+    // Neither can values be guessed.
+    let noise = |i: u64| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as i32;
+    let reading =
+        |i| Reading { position: Position(first_seq + i), mono: Mono(i), values: vec![Some(noise(i)), Some(noise(i + 1_000_000) % 501)] };
     let readings: Vec<Reading> = (0..rows).map(reading).collect();
     Cut { body: Body::Readings(Block::pack(&columns, &readings).unwrap()), ..cut("imu0.readings", first_seq, rows) }
 }
@@ -91,24 +94,22 @@ fn readings_go_down_the_ladder_oldest_first_before_anything_is_given_up() {
     cuts.push(cut("cam0.frames", 0, 1));
     let held = spool.append(EPOCH, CLOCK, &cuts).unwrap();
     let raw = held[0].bytes;
-    for held in &held[..8] {
-        spool.take(&held.key).unwrap();
-    }
+    spool.take(&held[0].key).unwrap();
     let mut seen = vec![];
     let all = spool.bytes();
     spool.config.bulk_bytes = Some(u64::MAX);
     for left in (1..=20).rev() {
         spool.config.max_bytes = all * left / 20;
-        let given_up = make_room(&mut spool);
-        assert!(spool.bytes() <= spool.config.max_bytes || !given_up.is_empty());
+        make_room(&mut spool);
+        assert!(spool.bytes() <= spool.config.max_bytes, "{left}");
         let ladder: Vec<Option<Fidelity>> = held[..40].iter().map(|held| fidelity(&spool, &held.key)).collect();
-        let unsent = &ladder[8..];
+        let unsent = &ladder[1..];
         let (sketch, down, raw) = (Some(Fidelity::Sketch), Some(Fidelity::Downsampled), Some(Fidelity::Raw));
         let order = |step: &Option<Fidelity>| [None, sketch, down, raw].iter().position(|known| known == step);
         assert!(unsent.is_sorted_by_key(order), "old before new: {unsent:?}");
         assert!(!(unsent.contains(&sketch) && unsent.contains(&raw)), "no sketch while there is a raw one: {unsent:?}");
         assert!(!(unsent.contains(&None) && (unsent.contains(&down) || unsent.contains(&raw))), "{unsent:?}");
-        assert!(unsent.iter().all(Option::is_none) || ladder[..8].iter().all(|step| *step == raw), "what was sent stays as it is");
+        assert_eq!(ladder[0], raw, "what was sent stays as it is");
         assert_eq!(spool.held().unwrap().iter().map(|held| held.bytes).sum::<u64>(), spool.bytes());
         seen.extend(unsent.iter().copied());
     }

@@ -160,8 +160,8 @@ impl Device {
         let clock = Clock::with(self.wall);
         let at = clock.stamp();
         let dir = self.disk.root();
-        let mut state = State::open(&dir)?;
-        let (mut spool, damage) = Spool::open(&dir, &self.spool)?;
+        let mut state = State::open_in(&*self.disk.folder(), &dir)?;
+        let (mut spool, damage) = Spool::open_in(self.disk.folder(), &dir, &self.spool)?;
         if damage.is_some() {
             state.set_storage_fault()?;
         }

@@ -300,6 +300,25 @@ impl Files for Folder {
         Ok(())
     }
 
+    fn fill(&self, path: &Path, bytes: u64) -> io::Result<()> {
+        let path = self.below(path)?;
+        let mut inner = lock(&self.shared);
+        let boot = inner.boot;
+        let filled = inner.open(&path, true).and_then(|file| {
+            let chunk = [0; 65_536];
+            let done = (0..bytes)
+                .step_by(chunk.len())
+                .try_for_each(|at| inner.write(boot, file, at, &chunk[..chunk.len().min((bytes - at) as usize)]));
+            let done = done.and_then(|()| inner.sync(boot, file, true));
+            inner.close(boot, file);
+            done
+        });
+        filled.map_err(|_| {
+            let _ = inner.delete(&path, false);
+            io::ErrorKind::StorageFull.into()
+        })
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         let path = self.below(path)?;
         lock(&self.shared).delete(&path, false).map_err(|refusal| match refusal {

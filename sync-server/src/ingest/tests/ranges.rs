@@ -117,7 +117,8 @@ async fn retention_lets_go_of_raw_readings_and_says_so_everywhere() {
         assert_eq!(retention::retire(&*bench.db, old).await.expect("writable").rows, 0);
         // Room for about half of the blocks.
         let all = Retire { received_before: None, bytes: Some(0) };
-        let some = Retire { received_before: None, bytes: Some(before.records / 4) };
+        let Body::Readings(block) = fixture::readings(0..1_000) else { unreachable!("readings") };
+        let some = Retire { received_before: None, bytes: Some(6 * wire::encode(&block).len() as u64) };
         let let_go = retention::retire(&*bench.db, some).await.expect("writable");
         assert!((1..13).contains(&let_go.rows), "{let_go:?}");
         let end = let_go.rows * 1000;
