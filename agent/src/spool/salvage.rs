@@ -253,7 +253,8 @@ fn holes(found: &mut Salvage, lowest: &BTreeMap<(Epoch, StreamId), u64>) {
                     stream: name.1.clone(),
                     extent: Extent::Unknown { after_seq: at.checked_sub(1) },
                     positions: None,
-                    span: (since.unwrap_or(span.0).min(span.0), span.0),
+                    // Where nobody remembers when the epoch began, it began at any time before.
+                    span: (since.unwrap_or(Wall(0)).min(span.0), span.0),
                     reason: Reason::SpoolLost,
                 });
             }

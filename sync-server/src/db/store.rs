@@ -10,5 +10,12 @@ pub use copy::{Copied, copy};
 pub use telemetry::incarnation;
 
 /// What each schema version adds, as SQLite has it; the store says how many have run.
-pub const SCHEMA: &[&str] =
-    &[telemetry::SCHEMA_1, registry::SCHEMA_2, telemetry::SCHEMA_3, telemetry::SCHEMA_4, telemetry::SCHEMA_5, registry::identity::SCHEMA_6];
+pub const SCHEMA: &[&str] = &[
+    telemetry::SCHEMA_1,
+    registry::SCHEMA_2,
+    telemetry::SCHEMA_3,
+    telemetry::SCHEMA_4,
+    telemetry::SCHEMA_5,
+    registry::identity::SCHEMA_6,
+    telemetry::SCHEMA_7,
+];

@@ -166,20 +166,15 @@ impl Oracle {
     async fn positions(&mut self, device: &Device, cloud: &Cloud) -> anyhow::Result<()> {
         let stream = format!("{}.{}", device.source_name(), if device.source.camera { "frames" } else { "readings" });
         let stored = stored(device, cloud).await?;
-        let mut missing = BTreeSet::new();
+        let mut missing: BTreeMap<u64, GapEntry> = BTreeMap::new();
         let mut excused = None;
         for gap in cloud.db.gaps(&device.id).await?.iter().filter(|gap| gap.stream == stream) {
             match named(device, gap)? {
                 Some(positions) => {
                     for position in positions {
-                        if gap.unknown && stored.contains(&position) {
-                            continue; // TEMPORARY
-                        }
                         ensure!(!stored.contains(&position), "position {position} is stored, and stands in the ledger: {gap:?}");
-                        if gap.unknown && missing.contains(&position) {
-                            continue; // TEMPORARY
-                        }
-                        ensure!(missing.insert(position), "position {position} stands in the ledger twice, the second time in {gap:?}");
+                        let before = missing.insert(position, gap.clone());
+                        ensure!(before.is_none(), "position {position} stands in the ledger twice: {before:?} and {gap:?}");
                     }
                 }
                 None => {
@@ -204,7 +199,7 @@ impl Oracle {
         };
         let silent: Vec<u64> = looked_at
             .into_iter()
-            .filter(|position| !stored.contains(position) && !missing.contains(position) && !first_excused(position))
+            .filter(|position| !stored.contains(position) && !missing.contains_key(position) && !first_excused(position))
             .collect();
         ensure!(
             silent.is_empty(),

@@ -178,6 +178,13 @@ CREATE INDEX degraded_wall ON degraded (source, first_wall, last_wall);
 ALTER TABLE stream ADD COLUMN replaced INTEGER NOT NULL DEFAULT 0;
 ";
 
+/// Which of its source's items a batch carries: so that what a device takes for missing is compared with what is stored.
+pub const SCHEMA_7: &str = "
+ALTER TABLE batch ADD COLUMN first_position INTEGER;
+ALTER TABLE batch ADD COLUMN last_position INTEGER;
+CREATE INDEX batch_position ON batch (stream, last_position);
+";
+
 /// What outlives readings, and what is kept so that nobody searches for it. `minute` counts from 1970; `retired` says which positions
 /// are left in rollups alone.
 pub const SCHEMA_5: &str = "

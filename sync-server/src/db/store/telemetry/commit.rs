@@ -13,7 +13,10 @@ use wayside_common::{
     wire,
 };
 
-use super::{degraded, device, int, latest, record};
+use super::{
+    degraded, device, int, latest,
+    record::{self, Stamp},
+};
 use crate::db::{
     sql::{Tx, params},
     telemetry::{Arrival, Receipt, Tally},
@@ -135,13 +138,16 @@ fn store(tx: &Tx, place: &Place, arrival: &Arrival, before: &StreamRow, verdict:
 /// One row per run of stored records; only a batch that was stored whole can be recognised by its digest.
 fn note_runs(tx: &Tx, place: &Place, arrival: &Arrival, fresh: &Fresh, digest: &Digest) -> anyhow::Result<()> {
     let batch = &arrival.batch;
-    let walls: Vec<(u64, i64)> = (batch.first_seq..).zip(record::walls(batch)?).filter(|(seq, _)| fresh.is(*seq)).collect();
-    let sql = "INSERT INTO batch (stream, first_seq, end_seq, digest, received, first_wall, last_wall) VALUES ($1, $2, $3, $4, $5, $6, $7)";
-    for run in walls.chunk_by(|(a, _), (b, _)| a + 1 == *b) {
-        let ((first_seq, first_wall), (last_seq, last_wall)) = (run[0], run[run.len() - 1]);
+    let stamps: Vec<(u64, Stamp)> = (batch.first_seq..).zip(record::stamps(batch)?).filter(|(seq, _)| fresh.is(*seq)).collect();
+    let sql = "INSERT INTO batch (stream, first_seq, end_seq, digest, received, first_wall, last_wall, first_position, last_position)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+    for run in stamps.chunk_by(|(a, _), (b, _)| a + 1 == *b) {
+        let ((first_seq, first), (last_seq, last)) = (run[0], run[run.len() - 1]);
         let digest: &[u8] = if run.len() as u64 == batch.len() { &digest.0 } else { &[] };
         let (first_seq, end_seq) = (int(first_seq)?, int(last_seq + 1)?);
-        tx.execute(sql, params![place.stream, first_seq, end_seq, digest, arrival.received.0, first_wall, last_wall])?;
+        let position = |stamp: Stamp| stamp.position.map(|position| int(position.0)).transpose();
+        let (from, to) = (position(first)?, position(last)?);
+        tx.execute(sql, params![place.stream, first_seq, end_seq, digest, arrival.received.0, first.wall, last.wall, from, to])?;
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use anyhow::Context;
 use wayside_common::{
     degraded::{Bucket, Degraded},
     record::{Batch, Body},
+    schedule::Position,
     time::{ClockStamp, Mono},
     wire,
 };
@@ -95,7 +96,8 @@ pub fn give_way(tx: &Tx, place: &Place, batch: &Batch) -> anyhow::Result<Vec<(u6
 /// One row per run of fresh seqs; gives how many these are.
 pub fn insert(tx: &Tx, place: &Place, arrival: &Arrival, remains: &Degraded, fresh: &Fresh) -> anyhow::Result<u64> {
     let batch = &arrival.batch;
-    let numbered: Vec<(u64, Mono)> = (batch.first_seq..).zip(monos(remains)?).filter(|(seq, _)| fresh.is(*seq)).collect();
+    let numbered: Vec<(u64, Mono)> =
+        (batch.first_seq..).zip(stamps(remains)?).map(|(seq, (mono, _))| (seq, mono)).filter(|(seq, _)| fresh.is(*seq)).collect();
     let sql = "INSERT INTO degraded (stream, first_seq, end_seq, base_seq, source, first_wall, last_wall, clock, bytes)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
     for run in numbered.chunk_by(|(a, _), (b, _)| a + 1 == *b) {
@@ -118,14 +120,15 @@ pub fn insert(tx: &Tx, place: &Place, arrival: &Arrival, remains: &Degraded, fre
     Ok(numbered.len() as u64)
 }
 
-/// What is known of each record's time: that of its bucket's first one; of the last record, its own.
-pub fn monos(remains: &Degraded) -> anyhow::Result<Vec<Mono>> {
+/// What is known of each record's time and position: those of its bucket's first one, counted on; of the last record, its own.
+pub fn stamps(remains: &Degraded) -> anyhow::Result<Vec<(Mono, Position)>> {
     let buckets = remains.buckets()?;
-    let mut monos: Vec<Mono> = buckets.iter().flat_map(|bucket| (0..bucket.len).map(|_| bucket.monos.0)).collect();
-    if let (Some(last), Some(bucket)) = (monos.last_mut(), buckets.last()) {
-        *last = bucket.monos.1;
+    let of = |bucket: &Bucket, i: u32| (bucket.monos.0, Position((bucket.positions.0.0 + u64::from(i)).min(bucket.positions.1.0)));
+    let mut stamps: Vec<(Mono, Position)> = buckets.iter().flat_map(|bucket| (0..bucket.len).map(move |i| of(bucket, i))).collect();
+    if let (Some(last), Some(bucket)) = (stamps.last_mut(), buckets.last()) {
+        *last = (bucket.monos.1, bucket.positions.1);
     }
-    Ok(monos)
+    Ok(stamps)
 }
 
 /// How many of the records that are not fresh are the same as stored, and how many differ: those that another batch left in this

@@ -321,12 +321,67 @@ pub fn list(tx: &Tx, device: &DeviceId) -> anyhow::Result<Vec<GapEntry>> {
             reason: row.get(9)?,
         })
     })?;
-    Ok(told.into_iter().chain(lost(tx, device)?).collect())
+    let all: Vec<GapEntry> = told.into_iter().chain(lost(tx, device)?).collect();
+    trimmed(all, |gap| stored_positions(tx, device, gap))
+}
+
+/// The positions of the gap's source that are stored, `from..=to`, as far as they lie in it.
+fn stored_positions(tx: &Tx, device: &DeviceId, gap: &GapEntry) -> anyhow::Result<Vec<(u64, u64)>> {
+    let (Some(from), Some(to)) = (gap.from, gap.to) else { return Ok(Vec::new()) };
+    let sql = "SELECT first_position, last_position FROM stream JOIN source ON source.id = stream.source
+         JOIN batch ON batch.stream = stream.id
+         WHERE stream.device = $1 AND source.name || '.' || kind = $2 AND last_position >= $3 AND first_position <= $4";
+    tx.rows(sql, params![device.as_str(), gap.stream, int(from)?, int(to)?], |row| Ok((row.get(0)?, row.get(1)?)))
+}
+
+/// An entry of an unknown count is what a device could not know better: after a power cut it may name what had been sent. So it tells
+/// only what is neither stored nor in another entry; of two that do not know, the earlier one tells.
+fn trimmed(gaps: Vec<GapEntry>, stored: impl Fn(&GapEntry) -> anyhow::Result<Vec<(u64, u64)>>) -> anyhow::Result<Vec<GapEntry>> {
+    let mut taken: BTreeMap<String, Vec<(u64, u64)>> = BTreeMap::new();
+    for gap in gaps.iter().filter(|gap| !gap.unknown && gap.exact) {
+        taken.entry(gap.stream.clone()).or_default().extend(gap.from.zip(gap.to));
+    }
+    let mut left = Vec::with_capacity(gaps.len());
+    for gap in gaps {
+        let (Some(from), Some(to), true) = (gap.from, gap.to, gap.unknown) else {
+            left.push(gap);
+            continue;
+        };
+        let taken = taken.entry(gap.stream.clone()).or_default();
+        let covered = stored(&gap)?.into_iter().chain(taken.iter().copied()).map(|(from, to)| (from, to.saturating_add(1)));
+        for (from, end) in holes(covered.chain([(0, from)]).collect(), to.saturating_add(1)) {
+            taken.push((from, end - 1));
+            left.push(GapEntry { from: Some(from), to: Some(end - 1), ..gap.clone() });
+        }
+    }
+    Ok(left)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_device_could_not_know_gives_way_to_what_is_known() {
+        let gap = |(from, to), unknown: bool, span| GapEntry {
+            epoch: "1-0000000000000001".into(),
+            stream: "imu0.readings".into(),
+            from: Some(from),
+            to: Some(to),
+            exact: !unknown,
+            first_seq: None,
+            last_seq: None,
+            after_seq: None,
+            span: (span, span),
+            count: None,
+            unknown,
+            reason: "crash".into(),
+        };
+        let told = vec![gap((10, 29), true, 1), gap((25, 40), true, 2), gap((27, 28), false, 3), gap((50, 59), true, 4)];
+        let left = trimmed(told, |gap| Ok(if gap.from == Some(50) { vec![(40, 60)] } else { vec![(0, 11), (20, 21)] })).unwrap();
+        let ranges: Vec<_> = left.iter().map(|gap| (gap.from.unwrap(), gap.to.unwrap(), gap.span.0)).collect();
+        assert_eq!(ranges, [(12, 19, 1), (22, 26, 1), (29, 29, 1), (30, 40, 2), (27, 28, 3)]);
+    }
 
     #[test]
     fn holes_are_what_no_range_covers() {

@@ -12,6 +12,7 @@ use wayside_common::{
     id::{Digest, StreamKind},
     reading::Reading,
     record::{Answer, Batch, Body, Frame, NoAnswer, Prediction, Report, Sample, SampleReason, Sketch},
+    schedule::Position,
     time::{ClockStamp, Mono, Wall},
     wire,
 };
@@ -269,17 +270,24 @@ impl StoredBlock {
     }
 }
 
-/// The wall time of each record of a batch, in order.
-pub fn walls(batch: &Batch) -> anyhow::Result<Vec<i64>> {
-    let wall = |mono: Mono| wall_of(&batch.clock, mono).0;
+/// When a record was made, and which item of its source it is, where it carries the source's items.
+#[derive(Clone, Copy)]
+pub struct Stamp {
+    pub wall: i64,
+    pub position: Option<Position>,
+}
+
+/// Of each record of a batch, in order.
+pub fn stamps(batch: &Batch) -> anyhow::Result<Vec<Stamp>> {
+    let stamp = |mono: Mono, position: Option<Position>| Stamp { wall: wall_of(&batch.clock, mono).0, position };
     Ok(match &batch.body {
-        Body::Reports(records) => records.iter().map(|record| wall(record.mono)).collect(),
-        Body::Frames(records) => records.iter().map(|record| wall(record.mono)).collect(),
-        Body::Predictions(records) => records.iter().map(|record| wall(record.mono)).collect(),
-        Body::Sketches(records) => records.iter().map(|record| wall(record.mono)).collect(),
-        Body::Samples(records) => records.iter().map(|record| wall(record.mono)).collect(),
-        Body::Readings(block) => block.unpack()?.iter().map(|reading| wall(reading.mono)).collect(),
-        Body::Degraded(remains) => degraded::monos(remains)?.into_iter().map(wall).collect(),
+        Body::Reports(records) => records.iter().map(|record| stamp(record.mono, None)).collect(),
+        Body::Frames(records) => records.iter().map(|record| stamp(record.mono, Some(record.position))).collect(),
+        Body::Predictions(records) => records.iter().map(|record| stamp(record.mono, None)).collect(),
+        Body::Sketches(records) => records.iter().map(|record| stamp(record.mono, None)).collect(),
+        Body::Samples(records) => records.iter().map(|record| stamp(record.mono, None)).collect(),
+        Body::Readings(block) => block.unpack()?.iter().map(|reading| stamp(reading.mono, Some(reading.position))).collect(),
+        Body::Degraded(remains) => degraded::stamps(remains)?.into_iter().map(|(mono, position)| stamp(mono, Some(position))).collect(),
     })
 }
 
