@@ -30,7 +30,7 @@ impl Spool {
                 memory.epochs.push((mark.epoch, mark.committed));
             }
         }
-        memory.epochs.sort_unstable_by(|a, b| b.0.cmp(&a.0));
+        memory.epochs.sort_unstable_by_key(|(epoch, _)| std::cmp::Reverse(*epoch));
         Ok(memory)
     }
 

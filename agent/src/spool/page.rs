@@ -233,7 +233,7 @@ fn value(kind: u64, bytes: &[u8]) -> Option<(Value, usize)> {
         _ => {
             let len = usize::try_from((kind - 12) / 2).ok()?;
             let bytes = bytes.get(..len)?.to_vec();
-            let value = if kind % 2 == 0 { Value::Blob(bytes) } else { Value::Text(String::from_utf8(bytes).ok()?) };
+            let value = if kind.is_multiple_of(2) { Value::Blob(bytes) } else { Value::Text(String::from_utf8(bytes).ok()?) };
             Some((value, len))
         }
     }

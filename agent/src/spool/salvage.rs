@@ -225,9 +225,12 @@ fn lost_row(epoch: Epoch, stream: StreamId, row: &BatchRow, live: bool) -> Gap {
     Gap { epoch, stream, extent, positions, span, reason }
 }
 
+/// From and to which seq, and when.
+type Part = (u64, u64, (Wall, Wall));
+
 /// Between what is known of a stream there may have been batches of which no row is left, or none: acked ones leave none either.
 fn holes(found: &mut Salvage, lowest: &BTreeMap<(Epoch, StreamId), u64>) {
-    let mut known: BTreeMap<(Epoch, StreamId), Vec<(u64, u64, (Wall, Wall))>> = BTreeMap::new();
+    let mut known: BTreeMap<(Epoch, StreamId), Vec<Part>> = BTreeMap::new();
     for ((epoch, stream, first_seq), about) in &found.saved {
         known.entry((*epoch, stream.clone())).or_default().push((*first_seq, about.end_seq, about.span));
     }

@@ -13,9 +13,9 @@ use super::{Spool, SpoolError};
 use crate::files::beside;
 
 /// The log of a transaction of the largest size and all before it since the last checkpoint.
-const SPARE: u64 = 2 * 1024 * 1024;
+const SPARE: u64 = 4 * 1024 * 1024;
 /// Frames in the log before it is copied.
-pub const CHECKPOINT: i64 = 256;
+pub const CHECKPOINT: i64 = 512;
 const TRY_AGAIN: Duration = Duration::from_secs(10);
 const NO_LIMIT: i64 = 4_294_967_294;
 
