@@ -195,7 +195,8 @@ fn mean(column: &Column, values: impl Iterator<Item = (i32, u32)>) -> Option<i32
 }
 
 fn pack(columns: &[Column], buckets: &[Bucket]) -> Result<Block, BlockError> {
-    let parts: [fn(&Bucket) -> &Vec<Option<i32>>; 3] = [|bucket| &bucket.means, |bucket| &bucket.minima, |bucket| &bucket.maxima];
+    type Part = fn(&Bucket) -> &Vec<Option<i32>>;
+    let parts: [Part; 3] = [|bucket| &bucket.means, |bucket| &bucket.minima, |bucket| &bucket.maxima];
     let mut rows = Vec::with_capacity(3 * buckets.len());
     for of in parts {
         rows.extend(buckets.iter().map(|bucket| Reading {

@@ -20,7 +20,9 @@ use wayside_common::{
     wire::{self, FromDevice, ToDevice},
 };
 
-pub const ALL: [(&str, fn(&[u8])); 6] = [
+pub type Target = fn(&[u8]);
+
+pub const ALL: [(&str, Target); 6] = [
     ("wire_from_device", wire_from_device),
     ("wire_to_device", wire_to_device),
     ("block_unpack", block_unpack),

@@ -169,7 +169,7 @@ fn lost_a_race(error: &anyhow::Error) -> bool {
 
 /// Two servers may start at once: the lock makes one of them wait.
 fn migrate(tx: &Tx) -> anyhow::Result<()> {
-    const LOCK: i64 = 0x7761_7973_6964_65;
+    const LOCK: i64 = 0x0077_6179_7369_6465;
     tx.one("SELECT 1 FROM (SELECT pg_advisory_xact_lock($1)) AS waited", params![LOCK], |_| Ok(()))?;
     tx.script("CREATE TABLE IF NOT EXISTS schema_version (one BIGINT PRIMARY KEY CHECK (one = 1), version BIGINT NOT NULL)")?;
     let version: Option<usize> = tx.first("SELECT version FROM schema_version", params![], |row| row.get(0))?;

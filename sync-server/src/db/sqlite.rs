@@ -251,7 +251,7 @@ impl Execute for Running<'_> {
 
     fn each(&self, sql: &str, params: &[Param], hear: &mut EachRow) -> anyhow::Result<()> {
         let mut statement = self.bound(sql, params)?;
-        let names: Arc<[String]> = statement.column_names().into_iter().map(String::from).collect();
+        let names: Arc<[String]> = statement.column_names().map(String::from).collect();
         let mut rows = statement.raw_query();
         while let Some(found) = rows.next()? {
             let values = (0..names.len()).map(|at| found.get_ref(at).map(value)).collect::<Result<_, _>>()?;

@@ -54,16 +54,17 @@ fn the_ca_is_made_once_and_found_again() {
 
 #[test]
 fn what_is_damaged_or_gone_is_an_error_and_never_a_new_ca() {
+    type Damage = fn(&[u8]) -> Vec<u8>;
     struct Case {
         name: &'static str,
-        bytes: Option<fn(&[u8]) -> Vec<u8>>,
+        bytes: Option<Damage>,
         says: &'static str,
     }
     let cases = [
         Case { name: "authority.pem", bytes: None, says: "bring it back" },
         Case { name: "authority.pem", bytes: Some(|_| Vec::new()), says: "damaged" },
         Case { name: "authority.pem", bytes: Some(|all| all[..all.len() / 2].to_vec()), says: "damaged" },
-        Case { name: "authority.pem", bytes: Some(|all| other_key(all)), says: "not its key's" },
+        Case { name: "authority.pem", bytes: Some(other_key), says: "not its key's" },
         Case { name: "timestamp.key", bytes: None, says: "bring it back" },
         Case { name: "timestamp.key", bytes: Some(|_| b"zz".to_vec()), says: "not a private key" },
         Case { name: "earlier.pem", bytes: Some(|_| b"nothing".to_vec()), says: "damaged" },

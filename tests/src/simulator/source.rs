@@ -39,7 +39,7 @@ impl SimSource {
 
     pub fn values(&self, position: Position) -> Vec<Option<i32>> {
         let mixed = (self.seed ^ position.0).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        vec![Some(position.0 as i32), (mixed % 11 != 0).then_some((mixed >> 40) as i32)]
+        vec![Some(position.0 as i32), (!mixed.is_multiple_of(11)).then_some((mixed >> 40) as i32)]
     }
 
     /// What a camera calls an item.

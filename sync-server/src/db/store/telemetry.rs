@@ -263,7 +263,7 @@ impl<E: Engine> Telemetry for E {
     }
 
     async fn nobody_is_online(&self) -> anyhow::Result<()> {
-        self.write(|tx| Ok(tx.execute("UPDATE device SET online = 0", params![]).map(drop)?)).await
+        self.write(|tx| tx.execute("UPDATE device SET online = 0", params![]).map(drop)).await
     }
 
     async fn set_slots(&self, device: &DeviceId, slots: &[SlotStatus], now: Wall) -> anyhow::Result<()> {
@@ -277,7 +277,7 @@ impl<E: Engine> Telemetry for E {
 
     async fn set_storage_fault(&self, device: &DeviceId) -> anyhow::Result<()> {
         let id = device.clone();
-        self.write(move |tx| Ok(tx.execute("UPDATE device SET storage_fault = 1 WHERE id = $1", params![id.as_str()]).map(drop)?)).await
+        self.write(move |tx| tx.execute("UPDATE device SET storage_fault = 1 WHERE id = $1", params![id.as_str()]).map(drop)).await
     }
 
     async fn keep_thumbnail(&self, device: &DeviceId, thumbnail: &Thumbnail, now: Wall) -> anyhow::Result<PictureReceipt> {

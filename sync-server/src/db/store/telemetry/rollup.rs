@@ -178,15 +178,15 @@ mod tests {
         let (ax, ay) = (fixture::column("ax"), fixture::column("ay"));
         let finer = Column { lsb: 0.25, ..ax.clone() };
         let mut minute = Minute::default();
-        let batches: [(&[Column], i64, &[Option<i32>]); 3] = [
-            (&[ax.clone(), ay.clone()], 0, &[Some(3), None]),
-            (&[ay.clone(), ax.clone()], 1, &[Some(-7), Some(5)]),
-            (&[finer.clone()], 59_999, &[Some(100)]),
+        let batches = [
+            (vec![ax.clone(), ay.clone()], 0, vec![Some(3), None]),
+            (vec![ay.clone(), ax.clone()], 1, vec![Some(-7), Some(5)]),
+            (vec![finer.clone()], 59_999, vec![Some(100)]),
         ];
-        for (columns, wall, values) in batches {
+        for (columns, wall, values) in &batches {
             let mut minutes = Minutes::new(columns);
-            minutes.reading(wall, values);
-            minutes.reading(wall - MINUTE_MS, values);
+            minutes.reading(*wall, values);
+            minutes.reading(*wall - MINUTE_MS, values);
             assert_eq!(minutes.counted.keys().copied().collect::<Vec<_>>(), [-1, 0]);
             minute.take(columns, &minutes.counted[&0]);
         }
