@@ -93,6 +93,7 @@ fn run_mix(mix: Mix, from: u64, count: u64, expect_all: bool, first: bool) -> bo
     let faults: BTreeMap<_, _> = mix.faults().map(|fault| (fault, total.faults.get(&fault).copied().unwrap_or(0))).collect();
     let line: Vec<String> = faults.iter().map(|(fault, often)| format!("{fault:?} {often}")).collect();
     println!("  {}", line.join(", "));
+    println!("  {:?}", total.missing);
     let never: Vec<_> = faults.iter().filter(|(_, often)| **often == 0).map(|(fault, _)| fault).collect();
     if expect_all && !never.is_empty() {
         eprintln!("{mix}: {never:?} never came about");
@@ -107,4 +108,7 @@ fn add(total: &mut Tally, tally: Tally) {
     total.records += tally.records;
     total.redelivered += tally.redelivered;
     total.lives += tally.lives;
+    for (reason, often) in tally.missing {
+        *total.missing.entry(reason).or_default() += often;
+    }
 }

@@ -198,7 +198,8 @@ impl<'s> Story<'s> {
         let worker = *workers.first().with_context(|| format!("{} has no worker process", camera.id))?;
         process::signal(worker, "KILL")?;
         stage.timeline.tell(format!("{}: worker killed (SIGKILL, pid {worker})", camera.id));
-        stage.fleet.kill(imu.id, Duration::from_secs(1))?;
+        // Longer than bulk may wait for its commit, so that some of the time counts as not running.
+        stage.fleet.kill(imu.id, Duration::from_secs(8))?;
         self.wait("the server, the agent and the worker to be back", 60, || {
             if stage.fleet.restarts("server")?.is_empty() || stage.fleet.restarts(imu.id)?.is_empty() {
                 return Ok(Look::NotYet("not all processes were started again".into()));

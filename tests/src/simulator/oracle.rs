@@ -165,7 +165,13 @@ impl Oracle {
     /// Stored ∪ gaps = produced and missed, disjoint; what is stored is what the source gave.
     async fn positions(&mut self, device: &Device, cloud: &Cloud) -> anyhow::Result<()> {
         let stream = format!("{}.{}", device.source_name(), if device.source.camera { "frames" } else { "readings" });
-        let stored = stored(device, cloud).await?;
+        let mut stored = stored(device, cloud).await?;
+        let streams = cloud.db.streams(&device.id).await?;
+        for (from, to) in streams.iter().flat_map(|content| &content.degraded) {
+            for position in *from..=*to {
+                ensure!(stored.insert(position), "position {position} is stored raw and degraded");
+            }
+        }
         let mut missing: BTreeMap<u64, GapEntry> = BTreeMap::new();
         let mut excused = None;
         for gap in cloud.db.gaps(&device.id).await?.iter().filter(|gap| gap.stream == stream) {
@@ -207,7 +213,6 @@ impl Oracle {
             silent.len(),
             &silent[..silent.len().min(5)]
         );
-        let streams = cloud.db.streams(&device.id).await?;
         for content in &streams {
             ensure!(content.differing == 0, "{} records of {} {} came with two contents", content.differing, content.stream, content.epoch);
             self.redelivered += content.redelivered;

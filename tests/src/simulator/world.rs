@@ -48,6 +48,8 @@ pub struct Tally {
     pub records: u64,
     pub redelivered: u64,
     pub lives: u64,
+    /// Positions that the servers' ledger names, by reason, and those that are stored in less than full fidelity.
+    pub missing: BTreeMap<String, u64>,
 }
 
 /// Runs one seed. An error is a broken promise.
@@ -128,7 +130,7 @@ impl World {
         let mut rng = Rng::with_seed(seed ^ ((mix as u64) << 60));
         let (say, said) = mpsc::unbounded_channel();
         // Some spools are too small for a long time without a server.
-        let config = |rng: &mut Rng| spool::Config { max_bytes: if rng.u8(..3) == 0 { 4_000 } else { 1 << 20 }, ..Default::default() };
+        let config = |rng: &mut Rng| spool::Config { max_bytes: if rng.u8(..3) == 0 { 600 } else { 1 << 20 }, ..Default::default() };
         let devices = (0..DEVICES).map(|index| Device::new(index, config(&mut rng), rng.fork())).collect();
         let servers = mix.servers(&mut rng);
         let mut world = Self {
@@ -207,7 +209,14 @@ impl World {
         for device in &self.devices {
             self.oracle.judge(device, &self.cloud).await.with_context(|| device.id.to_string())?;
             self.tally.lives += u64::from(device.lives);
-            self.tally.records += self.cloud.db.streams(&device.id).await?.iter().map(|content| content.records).sum::<u64>();
+            for content in self.cloud.db.streams(&device.id).await? {
+                self.tally.records += content.records;
+                *self.tally.missing.entry("degraded".into()).or_default() +=
+                    content.degraded.iter().map(|(from, to)| to - from + 1).sum::<u64>();
+            }
+            for gap in self.cloud.db.gaps(&device.id).await? {
+                *self.tally.missing.entry(gap.reason).or_default() += gap.count.unwrap_or(1);
+            }
         }
         self.tally.redelivered = self.oracle.redelivered;
         for device in &mut self.devices {
