@@ -110,6 +110,8 @@ impl Spool {
                 damaged.push(held.key);
             }
         }
+        // What no batch needs may be broken as well.
+        (self.marks()?, self.given_up()?);
         Ok(damaged)
     }
 

@@ -19,10 +19,11 @@ pub fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Is the file itself broken, as opposed to a full or locked disk?
+/// Is the file itself broken, as opposed to a full or locked disk? The statements are the same in every run, so a schema that does not
+/// understand one of them is a broken one.
 pub fn is_damage(error: &rusqlite::Error) -> bool {
     use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
-    matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
+    matches!(error, rusqlite::Error::SqlInputError { .. }) || matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
 }
 
 pub fn is_in_use(error: &rusqlite::Error) -> bool {

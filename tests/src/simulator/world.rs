@@ -41,6 +41,9 @@ use super::{
 /// How often the promises are checked, and images taken.
 const STEP: Duration = Duration::from_secs(600);
 
+/// So many packets of a device wait for a server; a client has no more on its way.
+const KEPT_FOR_SERVERS: usize = 8;
+
 /// What came of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
@@ -352,8 +355,11 @@ impl World {
     async fn arrive(&mut self, device: usize, up: Up, bytes: Vec<u8>) -> anyhow::Result<()> {
         let id = self.devices[device].id.clone();
         let Some(taken) = self.cloud.take(&mut self.rng, &id, up, &bytes).await else {
-            // The broker keeps it for the server's session.
-            self.plan(Duration::from_secs(20), Event::Up { device, up, bytes });
+            // The broker keeps some for the servers' session.
+            let kept = self.due.iter().filter(|due| matches!(&due.0.event, Event::Up { device: of, .. } if *of == device)).count();
+            if kept < KEPT_FOR_SERVERS {
+                self.plan(Duration::from_secs(20), Event::Up { device, up, bytes });
+            }
             return Ok(());
         };
         let replies = match taken {
