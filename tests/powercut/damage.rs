@@ -64,12 +64,25 @@ const HARMS: &[(&str, Harm)] = &[
         disk.overwrite("spool.db", at, &vec![0xa5; 4_096 * (1 + seed as usize % 5)]).unwrap();
     }),
     ("header zeroed", |disk, seed| disk.overwrite("spool.db", 0, &vec![0; if seed.is_multiple_of(2) { 100 } else { 4_096 }]).unwrap()),
+    ("both headers zeroed", |disk, _| {
+        disk.overwrite("spool.db", 0, &[0; 100]).unwrap();
+        if len(disk, "spool.db-wal") > 0 {
+            disk.overwrite("spool.db-wal", 0, &[0; 56]).unwrap();
+        }
+    }),
     ("log missing", |disk, _| {
         if disk.exists("spool.db-wal") {
             disk.remove("spool.db-wal").unwrap();
         }
     }),
     ("rotten", |disk, seed| disk.rot("spool.db", seed, 1 + (seed % 40) as u32).unwrap()),
+    ("noise", |disk, seed| {
+        let mut random = fastrand::Rng::with_seed(seed);
+        for path in ["spool.db", "spool.db-wal"].into_iter().filter(|path| disk.exists(path)) {
+            let noise: Vec<u8> = (0..len(disk, path)).map(|_| random.u8(..) & random.u8(..)).collect();
+            disk.overwrite(path, 0, &noise).unwrap();
+        }
+    }),
     ("gone", |disk, _| disk.remove("spool.db").unwrap()),
 ];
 
@@ -130,9 +143,10 @@ fn what_was_held_is_saved_or_named_whatever_happens_to_the_file() {
     }
     println!("harm: files moved aside, batches saved, named by entries, left to the start");
     fired.iter().for_each(|(what, count)| println!("  {what}: {count:?}"));
-    for (what, (aside, saved, named, _)) in &fired {
-        assert!(*saved > 0 || *what == "gone", "{what}: nothing was ever saved");
-        assert!(*aside > 0 || !["cut off", "header zeroed"].contains(what), "{what} never did any harm");
+    for (what, (aside, saved, named, left)) in &fired {
+        assert!(*saved > 0 || ["gone", "noise"].contains(what), "{what}: nothing was ever saved");
+        assert!(*left == 0 || !what.contains("zeroed"), "{what}: the rows were all there");
+        assert!(*aside > 0 || !["cut off", "header zeroed", "both headers zeroed"].contains(what), "{what} never did any harm");
         assert!(*named > 0 || !["cut off", "overwritten in the middle", "rotten"].contains(what), "{what}: nothing was ever named");
     }
 }

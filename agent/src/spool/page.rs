@@ -23,7 +23,8 @@ pub struct Pages<'a> {
     log: ReadAt<'a>,
     /// Where in the log the newest committed content of a page stands.
     in_log: BTreeMap<u32, u64>,
-    count: u32,
+    /// Pages of the file, the last one perhaps only in part.
+    in_file: u32,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -58,22 +59,20 @@ pub struct Leaves {
 
 impl<'a> Pages<'a> {
     pub fn new(file: ReadAt<'a>, file_len: u64, log: ReadAt<'a>) -> Self {
-        let (in_log, count_in_log) = committed(log);
         let in_file = u32::try_from(file_len.div_ceil(PAGE as u64)).unwrap_or(u32::MAX);
-        Self { file, log, in_log, count: count_in_log.unwrap_or(0).max(in_file) }
+        Self { file, log, in_log: committed(log), in_file }
     }
 
-    pub fn count(&self) -> u32 {
-        self.count
+    /// Every page that is there, whatever the header says.
+    pub fn numbers(&self) -> impl Iterator<Item = u32> {
+        (1..=self.in_file).chain(self.in_log.keys().copied().filter(|number| *number > self.in_file))
     }
 
     pub fn page(&self, number: u32) -> Option<Vec<u8>> {
-        if number == 0 || number > self.count {
-            return None;
-        }
         let mut page = vec![0; PAGE];
         let read = match self.in_log.get(&number) {
             Some(offset) => (self.log)(*offset, &mut page),
+            None if number == 0 || number > self.in_file => return None,
             None => (self.file)(u64::from(number - 1) * PAGE as u64, &mut page),
         };
         (read == PAGE).then_some(page)
@@ -239,39 +238,38 @@ fn value(kind: u64, bytes: &[u8]) -> Option<(Value, usize)> {
     }
 }
 
-/// Where in the log the newest committed content of each page stands, and how many pages the database then has. Reading ends at the
-/// first frame that is not of this log or does not fit its checksum.
-fn committed(log: ReadAt<'_>) -> (BTreeMap<u32, u64>, Option<u32>) {
-    let (mut pages, mut count) = (BTreeMap::new(), None);
+/// Where in the log the newest committed content of each page stands. Reading ends at the first frame that is not of this log or does
+/// not fit its checksum. Where the header is damaged no checksum can be checked; then the frames that are of one log with the first one
+/// are taken as they are, and the rows in them must show whether they are whole.
+fn committed(log: ReadAt<'_>) -> BTreeMap<u32, u64> {
+    let mut pages = BTreeMap::new();
     let mut header = [0; LOG_HEADER];
-    if log(0, &mut header) < LOG_HEADER {
-        return (pages, count);
-    }
+    log(0, &mut header);
     let word = |bytes: &[u8], at| be32(bytes, at).unwrap_or(0);
-    let big_endian = match word(&header, 0) {
-        0x377f_0682 => false,
-        0x377f_0683 => true,
-        _ => return (pages, count),
-    };
+    let big_endian = word(&header, 0) & 1 != 0;
     let mut sum = sum_of(&header[..24], (0, 0), big_endian);
-    if sum != (word(&header, 24), word(&header, 28)) || word(&header, 8) as usize != PAGE {
-        return (pages, count);
-    }
+    let good = word(&header, 0) & !1 == 0x377f_0682 && sum == (word(&header, 24), word(&header, 28)) && word(&header, 8) as usize == PAGE;
     let (mut frame, mut open) = (vec![0; FRAME], BTreeMap::new());
+    let mut salts = good.then(|| header[16..24].to_vec());
     let mut offset = LOG_HEADER as u64;
     while log(offset, &mut frame) == FRAME {
         sum = sum_of(&frame[24..], sum_of(&frame[..8], sum, big_endian), big_endian);
-        if frame[8..16] != header[16..24] || sum != (word(&frame, 16), word(&frame, 20)) {
+        if !good && word(&frame, 0) == 0 {
+            // There is no page 0: this frame is damaged as well.
+            offset += FRAME as u64;
+            continue;
+        }
+        let of_this_log = *salts.get_or_insert_with(|| frame[8..16].to_vec()) == frame[8..16];
+        if !of_this_log || good && sum != (word(&frame, 16), word(&frame, 20)) {
             break;
         }
         open.insert(word(&frame, 0), offset + 24);
         if word(&frame, 4) != 0 {
             pages.append(&mut open);
-            count = Some(word(&frame, 4));
         }
         offset += FRAME as u64;
     }
-    (pages, count)
+    pages
 }
 
 fn sum_of(bytes: &[u8], (mut a, mut b): (u32, u32), big_endian: bool) -> (u32, u32) {

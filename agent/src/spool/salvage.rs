@@ -136,7 +136,7 @@ impl Tables {
         let batches_whole = streams_whole && readable(&tables[1]);
         // A table that cannot be walked may stand on any page that is not free; rows are told apart by their columns.
         let free = pages.free().unwrap_or_default();
-        let anywhere = || (1..=pages.count()).filter(|page| !free.contains(page)).collect();
+        let anywhere = || pages.numbers().filter(|page| !free.contains(page)).collect();
         let [streams, batches, blobs, mut notes, losses] = tables.map(|leaves| if leaves.whole { leaves.pages } else { anywhere() });
         notes.extend(losses);
         notes.sort_unstable();
