@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use serde::Serialize;
-use wayside_common::{gap::Reason, sync::sender::BatchKey};
+use wayside_common::{gap::Reason, record::Batch, sync::sender::BatchKey, wire};
 
 use super::{LAYOUT, Spool, SpoolError, Taken, Wear, checksum};
 use crate::state::database::{connect, faults, is_damage, is_in_use};
@@ -90,29 +90,47 @@ fn examine_open(connection: &Connection) -> rusqlite::Result<Examined> {
     Ok(examined)
 }
 
+/// What reading every batch has shown.
+#[derive(Default)]
+struct Verified {
+    /// Batches whose bytes are not those that were written.
+    damaged: Vec<BatchKey>,
+    /// A row says another length or end than its batch, whose bytes are good.
+    misfit: bool,
+}
+
 impl Spool {
     /// Reads every batch; those that cannot be sent are given up.
     pub fn verify(&mut self) -> Result<Vec<BatchKey>, SpoolError> {
-        match self.verify_once() {
-            Err(SpoolError::Sqlite(error)) if is_damage(&error) => {
-                self.salvage_now(&error.to_string())?;
-                self.verify_once()
-            }
-            done => done,
-        }
+        let reason = match self.verify_once() {
+            Ok(Verified { misfit: false, damaged }) => return Ok(damaged),
+            Ok(_) => "a row does not say what its batch says".into(),
+            Err(SpoolError::Sqlite(error)) if is_damage(&error) => error.to_string(),
+            Err(error) => return Err(error),
+        };
+        self.salvage_now(&reason)?;
+        Ok(self.verify_once()?.damaged)
     }
 
-    fn verify_once(&mut self) -> Result<Vec<BatchKey>, SpoolError> {
-        let mut damaged = Vec::new();
+    fn verify_once(&mut self) -> Result<Verified, SpoolError> {
+        let mut verified = Verified::default();
         for held in self.held()? {
-            if self.look(&held.key)? == Taken::Damaged {
-                self.give_up_for(&held.key, Reason::SpoolLost)?;
-                damaged.push(held.key);
+            match self.look(&held.key)? {
+                Taken::Damaged => {
+                    self.give_up_for(&held.key, Reason::SpoolLost)?;
+                    verified.damaged.push(held.key);
+                }
+                Taken::Blob(blob) => {
+                    let fits = wire::decode::<Batch>(&blob)
+                        .is_ok_and(|batch| batch.first_seq == held.key.first_seq && batch.end_seq() == held.end_seq);
+                    verified.misfit |= !fits || held.bytes != blob.len() as u64;
+                }
+                Taken::Gone => {}
             }
         }
         // What no batch needs may be broken as well.
         (self.marks()?, self.given_up()?);
-        Ok(damaged)
+        Ok(verified)
     }
 
     /// Moves the whole file aside and goes on with what can be read of it: for faults that a start does not look for.
