@@ -129,7 +129,8 @@ impl Spool {
             }
         }
         // What no batch needs may be broken as well.
-        (self.marks()?, self.given_up()?);
+        self.marks()?;
+        self.given_up()?;
         Ok(verified)
     }
 
